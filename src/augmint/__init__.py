@@ -1,0 +1,1 @@
+"""Mints new, checked image-mask pairs from a labelled medical dataset."""
