@@ -1,0 +1,283 @@
+"""Fits one denoising network: one visible loop, with EMA, exact resume and several GPUs.
+
+Nothing random is carried from step to step: batch, noise and level of step k come from a
+generator seeded with (seed, k). A fit that was interrupted goes on as if it had not been, and the
+effective batch is the same for any number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from augmint.diffusion.checkpoint import (
+    module_tensors,
+    optimizer_tensors,
+    read_folder,
+    restore_optimizer,
+    write_folder,
+)
+from augmint.diffusion.networks import Denoiser
+from augmint.diffusion.path import add_noise, logit_normal, velocity
+from augmint.diffusion.sampling import generator_for
+
+Draw = Callable[[torch.Generator, int], tuple[Tensor, Tensor | None]]
+"""(generator, batch size) to a target (B, C, *spatial) and its condition (B, K, *spatial)."""
+Progress = Callable[[int, int, float], None]
+"""(steps done, steps in all, mean loss of late)."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a denoiser is fitted.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Effective batch, over all processes and micro-batches.
+        micro_batch: Images that pass at once on one process; 0: the whole share. Halved by
+            itself when a GPU runs out of memory.
+        learning_rate: Peak rate of AdamW.
+        warmup: Steps of linear warm-up; a cosine to zero follows.
+        weight_decay: AdamW's.
+        clip: Largest gradient norm.
+        drop_condition: Share of samples whose condition is dropped, so that guidance is valid.
+        ema_width: Relative width of the weight average: 0.1 averages about the last tenth.
+        precision: `auto` (bf16 on GPUs and on processors with AMX), `bf16` or `fp32`.
+        save_every: Seconds between two saves of the resumable state.
+        seed: Seeds everything.
+    """
+
+    steps: int = 1200
+    batch_size: int = 16
+    micro_batch: int = 0
+    learning_rate: float = 4e-4
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    drop_condition: float = 0.1
+    ema_width: float = 0.1
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    save_every: float = 60.0
+    seed: int = 0
+
+
+def autocast(device: torch.device | str, precision: str) -> Any:
+    """The context of a forward pass: bf16 where it pays or was asked for, otherwise nothing."""
+    kind = torch.device(device).type
+    if precision == "auto":
+        if kind == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = kind == "cpu" and bool(
+                getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+            )
+        precision = "bf16" if fast else "fp32"
+    return torch.autocast(kind, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """Linear warm-up, then a half cosine to zero."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    return config.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+
+
+def ema_exponent(width: float) -> float:
+    """gamma of a power-function average of the given relative width.
+
+    Source: Karras et al., CVPR 2024, Eq. 123: width = sqrt(g + 1) / ((g + 2) sqrt(g + 3)).
+    """
+    low, high = 0.0, 1e4
+    for _ in range(80):
+        mid = (low + high) / 2
+        if math.sqrt(mid + 1) / ((mid + 2) * math.sqrt(mid + 3)) > width:
+            low = mid
+        else:
+            high = mid
+    return (low + high) / 2
+
+
+def fit_network(
+    network: Denoiser,
+    draw: Draw,
+    config: TrainingConfig,
+    *,
+    state: Path | None = None,
+    metrics: Path | None = None,
+    name: str = "network",
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+    log: Callable[[str], None] = lambda text: None,
+) -> Denoiser:
+    """Fit `network` by flow matching; returns it with averaged weights, in evaluation mode.
+
+    Args:
+        network: freshly built, or holding the weights to start from.
+        draw: gives the targets and conditions of a batch.
+        config: see `TrainingConfig`.
+        state: folder of the resumable state. A state found there is continued.
+        metrics: a file of JSON lines, one for each step.
+        name: the network's name in those lines.
+        device: where to compute. Under torchrun each process computes its share of every batch.
+        progress: called after each step on the first process.
+        log: told in words of anything unusual.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    network.to(device).train()
+    trained: nn.Module = _distributed(network, device) if world > 1 else network
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.99),
+    )
+    average = [p.detach().clone() for p in network.parameters()]
+    gamma = ema_exponent(config.ema_width)
+    first, micro = 0, config.micro_batch or math.ceil(config.batch_size / world)
+    if state is not None and (state.exists() or state.with_name(state.name + ".old").exists()):
+        first = _restore(state, network, optimizer, average)
+        if metrics is not None and rank == 0:
+            _forget_after(metrics, name, first)
+        log(f"continuing at step {first} of {config.steps}")
+    saved, smooth = time.monotonic(), float("nan")
+    for step in range(first, config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, config)
+        batch = _batch(draw, config, step)
+        share = [None if x is None else x[rank::world] for x in batch]
+        while True:
+            try:
+                loss = _accumulate(trained, share, micro, device, config)
+                break
+            except torch.OutOfMemoryError:
+                if micro == 1:
+                    raise
+                micro = (micro + 1) // 2
+                optimizer.zero_grad(set_to_none=True)
+                torch.cuda.empty_cache()
+                log(f"out of GPU memory: micro-batch halved to {micro}, effective batch kept")
+        torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        keep = (1 - 1 / (step + 1)) ** (gamma + 1)
+        torch._foreach_lerp_(average, list(network.parameters()), 1 - keep)
+        smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
+        if rank == 0:
+            if progress is not None:
+                progress(step + 1, config.steps, smooth)
+            if metrics is not None:
+                line = {"network": name, "step": step + 1, "loss": round(loss, 6)}
+                with metrics.open("a") as stream:
+                    stream.write(json.dumps(line) + "\n")
+            due = time.monotonic() - saved > config.save_every or step + 1 == config.steps
+            if state is not None and due:
+                _save(state, network, optimizer, average, step + 1)
+                saved = time.monotonic()
+    with torch.no_grad():
+        for p, mean in zip(network.parameters(), average):
+            p.copy_(mean)
+    return network.eval()
+
+
+def _batch(draw: Draw, config: TrainingConfig, step: int) -> list[Tensor | None]:
+    """Targets, conditions, noise and levels of one step, on the CPU."""
+    generator = generator_for("fit", config.seed, step)
+    target, condition = draw(generator, config.batch_size)
+    eps = torch.randn(target.shape, generator=generator)
+    # One level from each of as many strata as the batch has samples: less variance.
+    offset = torch.rand(len(target), generator=generator)
+    t = logit_normal((torch.arange(len(target)) + offset) / len(target))
+    if condition is not None:
+        dropped = torch.rand(len(target), generator=generator) < config.drop_condition
+        condition = condition * (~dropped).reshape(-1, *[1] * (condition.ndim - 1))
+    return [target, condition, eps, t]
+
+
+def _accumulate(
+    trained: nn.Module,
+    share: list[Tensor | None],
+    micro: int,
+    device: torch.device | str,
+    config: TrainingConfig,
+) -> float:
+    """Gradients of this process's share of a batch, in micro-batches; returns the mean loss."""
+    target, condition, eps, t = share
+    assert target is not None
+    assert eps is not None
+    assert t is not None
+    total = 0.0
+    for start in range(0, len(target), micro):
+        part = slice(start, start + micro)
+        x_0, noise, level = (x[part].to(device) for x in (target, eps, t))
+        given = None if condition is None else condition[part].to(device)
+        last = start + micro >= len(target)
+        waiting = nullcontext() if last or not hasattr(trained, "no_sync") else trained.no_sync()
+        with waiting:  # type: ignore[operator]
+            with autocast(device, config.precision):
+                v = trained(add_noise(x_0, noise, level), level, given)
+            loss = (v.float() - velocity(x_0, noise)).square().mean() * (len(x_0) / len(target))
+            loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _distributed(network: Denoiser, device: torch.device | str) -> nn.Module:
+    """The network under torchrun; gradients are averaged over processes."""
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    cuda = torch.device(device).type == "cuda"
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return DistributedDataParallel(network, device_ids=[torch.device(device)] if cuda else None)
+
+
+def _forget_after(metrics: Path, name: str, step: int) -> None:
+    """Drop the lines of steps that are done again."""
+    if not metrics.exists():
+        return
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    kept = [x for x in lines if x.get("network") != name or x["step"] <= step]
+    metrics.write_text("".join(json.dumps(x) + "\n" for x in kept))
+
+
+def _save(
+    folder: Path,
+    network: Denoiser,
+    optimizer: torch.optim.Optimizer,
+    average: list[Tensor],
+    step: int,
+) -> None:
+    write_folder(
+        folder,
+        {
+            "network": module_tensors(network),
+            "optimizer": optimizer_tensors(optimizer),
+            "average": {str(i): a.detach().cpu() for i, a in enumerate(average)},
+        },
+        {"step": step},
+    )
+
+
+def _restore(
+    folder: Path, network: Denoiser, optimizer: torch.optim.Optimizer, average: list[Tensor]
+) -> int:
+    tensors, facts = read_folder(folder, "network", "optimizer", "average")
+    network.load_state_dict(tensors["network"])
+    restore_optimizer(optimizer, tensors["optimizer"])
+    for i, mean in enumerate(average):
+        mean.copy_(tensors["average"][str(i)])
+    return int(facts["step"])

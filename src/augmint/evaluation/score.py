@@ -1,0 +1,289 @@
+"""From predictions and references to `scores.csv` and its summary."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from augmint.case import Case, Grid
+from augmint.errors import AugmintError
+from augmint.evaluation.metrics import METRICS, POLICY, Status, score_label
+
+COLUMNS = ("case", "patient", "label", *METRICS, "unit", "status")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One label of one case: a row of `scores.csv`.
+
+    Attributes:
+        case: Case name.
+        patient: The unit of averages.
+        label: Name of the class.
+        dice: As all figures up to `surface_dice`, see `LabelScore`; None where undefined.
+        precision: See `LabelScore`.
+        recall: See `LabelScore`.
+        hd: In `unit`.
+        hd95: In `unit`.
+        assd: In `unit`.
+        surface_dice: Share of the surfaces within the tolerance.
+        unit: Of the distances: `mm`, or `px` where the spacing is unknown.
+        status: `ok`, `both_empty`, `false_positive` or `missed`.
+    """
+
+    case: str
+    patient: str
+    label: str
+    dice: float | None
+    precision: float | None
+    recall: float | None
+    hd: float | None
+    hd95: float | None
+    assd: float | None
+    surface_dice: float | None
+    unit: str
+    status: Status
+
+
+@dataclass(frozen=True)
+class LabelSummary:
+    """One label over a dataset, cases averaged within a patient first.
+
+    Attributes:
+        label: Name of the class.
+        unit: Of the distances.
+        patients: Patients with at least one case that counts.
+        cases: Cases in which the label was looked for.
+        both_empty: Cases left out of the means.
+        false_positives: Cases found where the reference is empty.
+        missed: Cases not found at all.
+        means: Metric to the mean over patients, None where nothing is defined.
+    """
+
+    label: str
+    unit: str
+    patients: int
+    cases: int
+    both_empty: int
+    false_positives: int
+    missed: int
+    means: Mapping[str, float | None]
+
+    @property
+    def failures(self) -> int:
+        """Missed cases and false positives."""
+        return self.missed + self.false_positives
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All labels, the mean over them, and the policy that the figures follow."""
+
+    labels: tuple[LabelSummary, ...]
+    policy: str
+
+    def mean(self, metric: str) -> float | None:
+        """The unweighted mean of a metric over the labels that define it."""
+        return _mean([s.means[metric] for s in self.labels])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def score_case(
+    reference: Tensor | np.ndarray,
+    prediction: Tensor | np.ndarray,
+    labels: Mapping[str, int],
+    grid: Grid,
+    case_id: str,
+    patient_id: str,
+    annotated: frozenset[int],
+    *,
+    tolerance: float = 2.0,
+) -> list[ScoreRow]:
+    """Scores every annotated label of a case on its native grid.
+
+    Args:
+        reference: (*spatial) class index.
+        prediction: (*spatial) class index on the same grid.
+        labels: Name to class; the background (0) is passed over.
+        grid: The native grid; without a known spacing distances are pixels, slice by slice.
+        case_id: For the rows and messages.
+        patient_id: The unit of averages.
+        annotated: Classes that an annotator looked for; others yield no row.
+        tolerance: Of the surface Dice, in mm or pixels.
+
+    Raises:
+        AugmintError: if a mask does not lie on the grid.
+    """
+    masks = {"reference": np.asarray(reference), "prediction": np.asarray(prediction)}
+    for what, mask in masks.items():
+        if mask.shape != grid.shape:
+            raise AugmintError(
+                f"case {case_id!r}: {what} {mask.shape} does not lie on the native grid "
+                f"{grid.shape}; bring it back onto that grid"
+            )
+    in_plane = grid.dims == 3 and not grid.spacing_known
+    rows = []
+    for name, index in labels.items():
+        if index == 0 or index not in annotated:
+            continue
+        score = score_label(
+            masks["reference"] == index,
+            masks["prediction"] == index,
+            spacing=grid.spacing,
+            tolerance=tolerance,
+            slice_axis=grid.slice_axis if in_plane else None,
+        )
+        unit = "mm" if grid.spacing_known else "px"
+        rows.append(
+            ScoreRow(case=case_id, patient=patient_id, label=name, unit=unit, **asdict(score))
+        )
+    return rows
+
+
+def score_folder(
+    predictions: Path,
+    references: Iterable[Case],
+    labels: Mapping[str, int],
+    *,
+    read: Callable[[Path], tuple[np.ndarray, Grid]],
+    file_ending: str,
+    tolerance: float = 2.0,
+) -> list[ScoreRow]:
+    """Scores the files `CASE` + `file_ending` of a folder against labelled cases.
+
+    Args:
+        predictions: Folder with one mask per case.
+        references: Cases with masks, on their native grids; unlabelled ones are an error.
+        labels: Name to class.
+        read: Reads one mask file: class indices (*spatial) and the grid.
+        file_ending: With its dot, for example `.nii.gz`.
+        tolerance: Of the surface Dice.
+
+    Raises:
+        AugmintError: for a missing prediction, an unlabelled case, or a prediction on another grid.
+    """
+    rows: list[ScoreRow] = []
+    for case in references:
+        if case.mask is None:
+            raise AugmintError(
+                f"case {case.case_id!r} has no reference mask; leave it out of the scoring"
+            )
+        path = predictions / f"{case.case_id}{file_ending}"
+        if not path.is_file():
+            raise AugmintError(
+                f"case {case.case_id!r} has no prediction: {path} does not exist; "
+                "predict every case of the dataset before scoring"
+            )
+        mask, grid = read(path)
+        known = case.grid.spacing_known and grid.spacing_known
+        if known and not grid.same_as(case.grid):
+            raise AugmintError(
+                f"case {case.case_id!r}: prediction {path} has grid {grid.shape} with spacing "
+                f"{grid.spacing}, its reference {case.grid.shape} with {case.grid.spacing} or "
+                "another position; write predictions on the grid of the reference"
+            )
+        rows += score_case(
+            case.mask,
+            mask,
+            labels,
+            case.grid,
+            case.case_id,
+            case.patient_id,
+            case.annotated,
+            tolerance=tolerance,
+        )
+    return rows
+
+
+def write_scores(rows: Iterable[ScoreRow], path: Path) -> None:
+    """Writes `scores.csv`; undefined cells are empty."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            cells = asdict(row)
+            writer.writerow({column: _cell(cells[column]) for column in COLUMNS})
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """Reads what `write_scores` wrote.
+
+    Raises:
+        AugmintError: if the columns are not those of `scores.csv`.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise AugmintError(
+                f"{path}: columns {reader.fieldnames} are not those of scores.csv, "
+                f"{','.join(COLUMNS)}; give a file that augmint wrote"
+            )
+        return [_row(cells) for cells in reader]
+
+
+def summarise(rows: Sequence[ScoreRow]) -> Summary:
+    """Means per label, cases averaged within a patient first, failures counted.
+
+    Raises:
+        AugmintError: if one label has distances in mm and in pixels.
+    """
+    by_label: dict[str, list[ScoreRow]] = defaultdict(list)
+    for row in rows:
+        by_label[row.label].append(row)
+    return Summary(tuple(_summarise(name, group) for name, group in by_label.items()), POLICY)
+
+
+def _summarise(label: str, rows: Sequence[ScoreRow]) -> LabelSummary:
+    units = {row.unit for row in rows}
+    if len(units) > 1:
+        raise AugmintError(
+            f"label {label!r} has distances in {' and '.join(sorted(units))}; "
+            "score cases with and without a known spacing apart"
+        )
+    counted = [row for row in rows if row.status != "both_empty"]
+    by_patient: dict[str, list[ScoreRow]] = defaultdict(list)
+    for row in counted:
+        by_patient[row.patient].append(row)
+    means = {
+        metric: _mean(
+            [_mean([getattr(row, metric) for row in group]) for group in by_patient.values()]
+        )
+        for metric in METRICS
+    }
+    return LabelSummary(
+        label=label,
+        unit=units.pop(),
+        patients=len(by_patient),
+        cases=len(rows),
+        both_empty=len(rows) - len(counted),
+        false_positives=sum(row.status == "false_positive" for row in rows),
+        missed=sum(row.status == "missed" for row in rows),
+        means=means,
+    )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def _cell(value: float | str | None) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def _row(cells: Mapping[str, str]) -> ScoreRow:
+    figures: dict[str, Any] = {m: float(cells[m]) if cells[m] else None for m in METRICS}
+    texts: dict[str, Any] = {c: cells[c] for c in COLUMNS if c not in METRICS}
+    return ScoreRow(**texts, **figures)

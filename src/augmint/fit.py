@@ -1,0 +1,472 @@
+"""From a dataset to a fitted method: the working grid, the pool, the networks, the run folder."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from augmint.case import Case, Grid
+from augmint.data.dataset import Dataset, open_dataset
+from augmint.data.pool import Pool, build_pool
+from augmint.data.splits import draw_patients
+from augmint.diffusion.checkpoint import load_network, save_network, sha256
+from augmint.diffusion.networks import Denoiser, build_network, count_parameters
+from augmint.diffusion.training import TrainingConfig, fit_network
+from augmint.errors import AugmintError
+from augmint.imaging.working import WorkingGrid
+from augmint.methods import DatasetFacts, Method, NetworkSpec, Samples, build_method
+from augmint.presets import Preset, preset_named
+from augmint.progress import Talk
+from augmint.staging import output_folder, write_text
+
+SCHEMA_VERSION = 1
+CACHED_VOXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A dataset brought onto its working grid.
+
+    Attributes:
+        facts: What methods are told.
+        pool: Labelled training samples on the canvas.
+        dataset: The cases that the pool was made from.
+    """
+
+    facts: DatasetFacts
+    pool: Pool
+    dataset: Dataset
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        AugmintError: if the device asked for is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+        return torch.device(device)
+    except (RuntimeError, AssertionError) as error:
+        raise AugmintError(
+            f"device {device!r} cannot be used ({error}); try --device cpu, see `augmint doctor`"
+        ) from error
+
+
+def real_labelled(dataset: Dataset) -> Dataset:
+    """The real cases that carry a mask.
+
+    Raises:
+        AugmintError: if there is none.
+    """
+    items = tuple(i for i in dataset.items if i.masks and not i.synthetic)
+    if not items:
+        raise AugmintError(f"{dataset.root}: no real case has a mask; a fit needs labelled cases")
+    return replace(dataset, items=items)
+
+
+def prepare(
+    dataset: Dataset, preset: Preset, *, dims: int | None = None, talk: Talk | None = None
+) -> Prepared:
+    """Choose the working grid from training cases and bring them onto it.
+
+    The canvas holds every case; the window is the centred part that holds 99.5 % of the labelled
+    voxels (the whole canvas for ultrasound, whose fan must not be cut).
+    """
+    talk = talk or Talk(quiet=True)
+    grids: list[Grid] = []
+    cached: list[Case] = []
+    voxels = 0
+    with talk.bar("reading cases", len(dataset)) as update:
+        for number, case in enumerate(dataset):
+            grids.append(case.grid)
+            voxels += case.image.numel()
+            if voxels <= CACHED_VOXELS:
+                cached.append(case)
+            update(number + 1, "")
+    channels = cached[0].image.shape[0]
+    grid = choose_canvas(grids, preset, dims)
+    pool = build_pool(cached if len(cached) == len(grids) else dataset, grid)
+    if dataset.modality != "ultrasound":
+        grid = replace(grid, window=choose_window(pool, grid))
+    facts = DatasetFacts(
+        channels=channels,
+        labels=dict(dataset.labels),
+        annotated=tuple(n for n, i in dataset.labels.items() if i in dataset.annotated),
+        grid=grid,
+        modality=dataset.modality,
+        domains=dataset.domains,
+    )
+    return Prepared(facts, pool, dataset)
+
+
+def choose_canvas(grids: Sequence[Grid], preset: Preset, dims: int | None = None) -> WorkingGrid:
+    """The working grid of a dataset, window and canvas alike.
+
+    3-D is chosen where every case is a volume of known spacing, at least 16 voxels thick and less
+    than twice as coarse in one direction as in another; everything else goes by slices.
+    """
+    known = all(g.spacing_known for g in grids)
+    if dims is None:
+        thick = all(g.dims == 3 and min(g.shape) >= 16 for g in grids)
+        dims = 3 if thick and known and all(max(g.spacing) < 2 * min(g.spacing) for g in grids) else 2
+    if dims == 3 and any(g.dims == 2 for g in grids):
+        raise AugmintError("a 3-D network needs volumes and this dataset has 2-D frames; use dims 2")
+    longest = preset.longest if dims == 2 else preset.longest_3d
+    worked = [g.plane() if dims == 2 else g for g in grids]
+    if known:
+        extent = max(n * s for g in worked for n, s in zip(g.shape, g.spacing))
+        finest = float(np.median([min(g.spacing) for g in worked]))
+        spacing = max(finest, extent / longest)
+        grid = WorkingGrid(dims, (), (), spacing_mm=(spacing,) * dims)
+    else:
+        grid = WorkingGrid(dims, (), (), longest=longest)
+    shapes = [grid.resampled_shape(g) for g in grids]
+    if dims == 2:
+        # Frames lie both ways in one dataset, so the canvas is square.
+        side = max(max(s) for s in shapes)
+        canvas: tuple[int, ...] = (_multiple(side, 16),) * 2
+    else:
+        canvas = tuple(_multiple(max(s[i] for s in shapes), 8) for i in range(3))
+    return replace(grid, canvas=canvas, window=canvas)
+
+
+def choose_window(pool: Pool, grid: WorkingGrid) -> tuple[int, ...]:
+    """The smallest centred window with 99.5 % of the labelled voxels; all of it if close to that."""
+    step = 16 if grid.dims == 2 else 8
+    labelled = (pool.masks > 0) & (pool.masks < 255)
+    total = int(labelled.sum())
+    window = list(grid.canvas)
+    for axis, size in enumerate(grid.canvas):
+        others = [i for i in range(labelled.ndim) if i != axis + 1]
+        profile = labelled.sum(others).double()
+        for smaller in range(step, size, step):
+            margin = (size - smaller) // 2
+            if float(profile[margin : size - margin].sum()) >= 0.995 * total:
+                window[axis] = smaller
+                break
+    side = max(window)
+    chosen = tuple(min(side, c) for c in grid.canvas) if grid.dims == 2 else tuple(window)
+    small = np.prod(chosen) < 0.75 * np.prod(grid.canvas)
+    return chosen if small and total else grid.canvas
+
+
+def _multiple(n: int, of: int) -> int:
+    return -(-n // of) * of
+
+
+def fit_method(
+    method: Method,
+    prepared: Prepared,
+    run: Path,
+    *,
+    training: TrainingConfig,
+    device: torch.device,
+    init: Path | None = None,
+    unlabelled: Pool | None = None,
+    talk: Talk,
+) -> dict[str, str]:
+    """Fit every network of a method into RUN/checkpoints; returns the weights' hashes."""
+    hashes: dict[str, str] = {}
+    for name, spec in method.networks(prepared.facts).items():
+        best = run / "checkpoints" / "best" / name
+        if best.exists():
+            hashes[name] = sha256(best / "network.safetensors")
+            continue
+        network = _fresh(spec, name, init, training.seed)
+        talk.say(
+            f"fitting {name!r}: {count_parameters(network) / 1e6:.1f} M parameters on "
+            f"{len(prepared.pool)} samples, window {prepared.facts.grid.window}, {device}"
+        )
+        with talk.bar(f"fit {name}", training.steps) as update:
+            fit_network(
+                network,
+                drawer(spec, prepared.pool, unlabelled),
+                training,
+                state=run / "checkpoints" / "last" / name,
+                metrics=run / "metrics.jsonl",
+                name=name,
+                device=device,
+                progress=lambda done, total, loss: update(done, f"loss {loss:.3f}"),  # noqa: B023
+                log=talk.say,
+            )
+        hashes[name] = save_network(best, network)
+    return hashes
+
+
+def drawer(spec: NetworkSpec, pool: Pool, unlabelled: Pool | None = None) -> Any:
+    """The `Draw` of a fit: uniform over samples, unlabelled ones beside labelled by their count."""
+    pools = [pool] if unlabelled is None else [pool, unlabelled]
+    images = torch.cat([p.images for p in pools]) if len(pools) > 1 else pool.images
+    masks = torch.cat([p.masks for p in pools]) if len(pools) > 1 else pool.masks
+    positions = torch.cat([p.positions for p in pools])
+
+    def draw(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor | None]:
+        index = torch.randint(len(images), (count,), generator=generator)
+        chosen = masks[index].long()
+        bare = (chosen == 255).flatten(1).all(1)
+        chosen[bare] = 0
+        samples = Samples(images[index].float(), chosen, positions[index])
+        target, condition = spec.example(samples, generator)
+        if condition is not None:
+            # An unlabelled image is shown without its condition, as guidance does.
+            condition = condition * (~bare).reshape(-1, *[1] * (condition.ndim - 1))
+        return target, condition
+
+    return draw
+
+
+def _fresh(spec: NetworkSpec, name: str, init: Path | None, seed: int) -> Denoiser:
+    torch.manual_seed(seed)
+    network = build_network(spec.config)
+    if init is None:
+        return network
+    start, _ = load_network(init / "checkpoints" / "best" / name)
+    if start.config != spec.config:
+        raise AugmintError(
+            f"--init {init}: its network {name!r} is {start.config}, this fit needs "
+            f"{spec.config}; use the same settings, channels and labels"
+        )
+    network.load_state_dict(start.state_dict())
+    return network
+
+
+def fit(
+    data: Path | str | Dataset,
+    out: Path | str,
+    *,
+    method: str = "mask_to_image",
+    settings: Mapping[str, Any] | None = None,
+    preset: str = "quick",
+    patients: int | Sequence[str] | None = None,
+    steps: int | None = None,
+    dims: int | None = None,
+    init: Path | str | None = None,
+    unlabelled: Path | str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    talk: Talk | None = None,
+) -> Path:
+    """Fit a method's networks on the labelled real cases of a dataset.
+
+    Args:
+        data: A dataset folder, or an opened dataset.
+        out: The run folder to make.
+        method: A name in `METHODS` or `module:Class`.
+        settings: Fields of the method.
+        preset: `quick`, `standard` or `large`.
+        patients: How many patients to draw, or which; all by default.
+        steps: Optimiser steps, instead of the preset's.
+        dims: 2 or 3, instead of what the data suggest.
+        init: A run to start from (fine-tuning).
+        unlabelled: A dataset whose images join the fit without their masks.
+        seed: Seeds everything.
+        device: `auto`, `cpu`, `cuda`, ...
+        resume: Continue an unfinished run.
+        talk: Where progress goes.
+
+    Returns:
+        The run folder.
+    """
+    talk = talk or Talk()
+    dataset = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
+    dataset = choose_patients(dataset, patients, seed)
+    sizes = preset_named(preset)
+    chosen = method_with_preset(method, settings, sizes)
+    request = dict(
+        command="fit", data=str(dataset.root), method=method, settings=dict(settings or {}),
+        preset=preset, patients=list(dataset.patients), steps=steps, dims=dims, seed=seed,
+        init=init, unlabelled=unlabelled,
+    )  # fmt: skip
+    where = resolve_device(device)
+    with output_folder(Path(out), request, resume=resume) as run:
+        start = time.monotonic()
+        prepared = prepare(dataset, sizes, dims=dims, talk=talk)
+        extra = None
+        if unlabelled is not None:
+            extra = build_pool(
+                (replace(c, mask=None) for c in open_dataset(unlabelled)), prepared.facts.grid
+            )
+        training = training_config(sizes, prepared.facts, steps, seed)
+        hashes = fit_method(
+            chosen, prepared, run, training=training, device=where,
+            init=None if init is None else Path(init), unlabelled=extra, talk=talk,
+        )  # fmt: skip
+        write_run(run, request, chosen, prepared, training, hashes, time.monotonic() - start, where)
+    talk.say(f"wrote the fitted method to {out}; next: augmint generate {out} DATA -o SYNTHETIC")
+    return Path(out)
+
+
+def choose_patients(
+    dataset: Dataset, patients: int | Sequence[str] | None, seed: int
+) -> Dataset:
+    """The dataset of all, of `patients` drawn, or of the named patients."""
+    if patients is None:
+        return dataset
+    if isinstance(patients, int):
+        if patients > len(dataset.patients):
+            raise AugmintError(
+                f"{patients} patients asked for, {dataset.name} has {len(dataset.patients)} with "
+                "labels; ask for fewer"
+            )
+        patients = draw_patients(dataset.patients, patients, seed)
+    return dataset.select(patients=list(patients))
+
+
+def method_with_preset(
+    name: str, settings: Mapping[str, Any] | None, preset: Preset
+) -> Method:
+    """The method with the preset's network size, unless the settings name one."""
+    import dataclasses
+
+    plain = build_method(name, settings)
+    fields = {f.name for f in dataclasses.fields(plain)}  # type: ignore[arg-type]
+    if "network" in fields and "network" not in (settings or {}):
+        return build_method(name, {**(settings or {}), "network": preset.network})
+    return plain
+
+
+def training_config(
+    preset: Preset, facts: DatasetFacts, steps: int | None, seed: int
+) -> TrainingConfig:
+    """The preset's training of a denoiser on these data."""
+    total = steps or preset.steps
+    batch = preset.batch_size if facts.grid.dims == 2 else preset.batch_size_3d
+    return TrainingConfig(
+        steps=total, batch_size=batch, warmup=min(100, max(1, total // 10)), seed=seed
+    )
+
+
+def write_run(
+    run: Path,
+    request: Mapping[str, Any],
+    method: Method,
+    prepared: Prepared,
+    training: TrainingConfig,
+    hashes: Mapping[str, str],
+    seconds: float,
+    device: torch.device,
+) -> None:
+    """config.yaml (what was asked, resolved) and run.json (what was done)."""
+    import dataclasses
+
+    import yaml
+
+    from augmint.report import write_json
+
+    config = {
+        "schema_version": SCHEMA_VERSION,
+        "method": request["method"],
+        "settings": dataclasses.asdict(method),  # type: ignore[call-overload]
+        "training": dataclasses.asdict(training),
+        "facts": prepared.facts.to_json(),
+        "data": request["data"],
+        "seed": request["seed"],
+    }
+    plain = yaml.safe_load(yaml.safe_dump(_plain(config)))
+    write_text(run / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    write_json(
+        run / "run.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "request": dict(request),
+            "dataset": prepared.dataset.name,
+            "licence": prepared.dataset.licence,
+            "generator_patients": sorted(set(prepared.pool.patient_ids)),
+            "networks": dict(hashes),
+            "seconds": round(seconds, 1),
+            "device": describe_device(device),
+            "versions": versions(),
+        },
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    return str(value)
+
+
+@dataclass(frozen=True)
+class FittedRun:
+    """A fitted method, loaded."""
+
+    folder: Path
+    method: Method
+    method_name: str
+    facts: DatasetFacts
+    networks: Mapping[str, Denoiser]
+    hashes: Mapping[str, str]
+    generator_patients: tuple[str, ...]
+
+
+def load_run(
+    run: Path | str, *, settings: Mapping[str, Any] | None = None, device: str = "auto"
+) -> FittedRun:
+    """Load a run folder; `settings` may change fields that need no new fit.
+
+    Raises:
+        AugmintError: if the folder is no finished run, or a changed field would need a new fit.
+    """
+    import json
+
+    import yaml
+
+    folder = Path(run)
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        facts_json = json.loads((folder / "run.json").read_text())
+        facts = DatasetFacts.from_json(config["facts"])
+        method = build_method(config["method"], {**config["settings"], **(settings or {})})
+        fitted = build_method(config["method"], config["settings"])
+    except (OSError, KeyError, TypeError, yaml.YAMLError, json.JSONDecodeError) as error:
+        hint = " (it is unfinished: fit with --continue)" if folder.name.endswith(".partial") else ""
+        raise AugmintError(
+            f"{folder} is no fitted run{hint}: {error!r}; give a folder made by `augmint fit`"
+        ) from error
+    specs, before = method.networks(facts), fitted.networks(facts)
+    networks, hashes = {}, {}
+    where = resolve_device(device)
+    for name, spec in specs.items():
+        if name not in before or spec.config != before[name].config:
+            raise AugmintError(
+                f"{folder}: the settings {dict(settings or {})} need another network than the one "
+                "that was fitted; fit again with them"
+            )
+        networks[name], hashes[name] = load_network(
+            folder / "checkpoints" / "best" / name, where
+        )
+    return FittedRun(
+        folder, method, config["method"], facts, networks, hashes,
+        tuple(facts_json.get("generator_patients", ())),
+    )  # fmt: skip
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that shapes a result."""
+    from importlib.metadata import version
+
+    names: Iterable[str] = ("augmint", "torch", "monai", "numpy", "nibabel")
+    return {"python": platform.python_version(), **{n: version(n) for n in names}}

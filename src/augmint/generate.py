@@ -1,0 +1,228 @@
+"""A fitted method over cases: a synthetic dataset, written case by case and able to go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from augmint.case import Case
+from augmint.data.dataset import Dataset, Item, open_dataset
+from augmint.data.images import write_image, write_mask
+from augmint.errors import AugmintError
+from augmint.fit import (
+    FittedRun,
+    choose_patients,
+    load_run,
+    real_labelled,
+    resolve_device,
+    versions,
+)
+from augmint.progress import Talk
+from augmint.quality.agreement import AgreementGate
+from augmint.staging import output_folder, write_text
+from augmint.synthetic import finish_dataset, write_real
+
+WORK = ".work"
+
+
+def generate(
+    run: Path | str,
+    data: Path | str | Dataset,
+    out: Path | str,
+    *,
+    copies: int = 5,
+    patients: int | Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    shard: tuple[int, int] = (0, 1),
+    seed: int = 0,
+    device: str = "auto",
+    resume: bool = False,
+    talk: Talk | None = None,
+) -> Path:
+    """Make a synthetic dataset from a fitted run, without a gate.
+
+    Args:
+        run: A folder made by `fit`.
+        data: The labelled dataset whose masks are used.
+        out: The dataset to make: the real cases and the synthetic ones.
+        copies: Synthetic cases for each real one.
+        patients: How many patients to draw, or which; all by default.
+        settings: Fields of the method that need no new fit.
+        shard: (i, n) makes the i-th of n parts of the cases, for n machines.
+        seed: Seeds everything.
+        device: `auto`, `cpu`, `cuda`, ...
+        resume: Continue an unfinished dataset.
+        talk: Where progress goes.
+
+    Returns:
+        The dataset's folder.
+    """
+    talk = talk or Talk()
+    dataset = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
+    dataset = choose_patients(dataset, patients, seed)
+    fitted = load_run(run, settings=settings, device=device)
+    check_labels(fitted, dataset)
+    part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
+    request = dict(
+        command="generate", run=str(run), data=str(dataset.root), copies=copies,
+        patients=list(dataset.patients), settings=dict(settings or {}), shard=list(shard), seed=seed,
+    )  # fmt: skip
+    with output_folder(Path(out), request, resume=resume) as folder:
+        write_real(part, folder, talk)
+        cost = synthesise(
+            fitted, part, folder, copies=range(copies), seed=seed, gate=None,
+            device=resolve_device(device), talk=talk,
+        )  # fmt: skip
+        facts = {
+            "request": request,
+            "versions": versions(),
+            "folds": [
+                {
+                    "fold": None,
+                    "generator_patients": list(fitted.generator_patients),
+                    "gate_patients": [],
+                    "validation_patients": [],
+                }
+            ],
+            "cost": cost,
+        }
+        finish_dataset(part, folder, facts, held_back=(), folds=(), facts_grid=fitted.facts)
+    talk.say(f"wrote {len(part) * copies} synthetic cases to {out}; look at {out}/report.html")
+    return Path(out)
+
+
+def check_labels(fitted: FittedRun, dataset: Dataset) -> None:
+    """Labels are matched by name.
+
+    Raises:
+        AugmintError: if the dataset lacks a label of the run or numbers it otherwise.
+    """
+    if dict(fitted.facts.labels) != dict(dataset.labels):
+        raise AugmintError(
+            f"{dataset.name} has the labels {dict(dataset.labels)}, the run was fitted on "
+            f"{dict(fitted.facts.labels)}; use a label map, or fit on this dataset"
+        )
+
+
+def synthesise(
+    fitted: FittedRun,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    copies: Sequence[int],
+    seed: int,
+    gate: AgreementGate | None,
+    device: torch.device,
+    talk: Talk,
+    fold: int | None = None,
+) -> dict[str, float]:
+    """Write every copy of every case that is not there yet; returns what it cost.
+
+    A case is finished when its row stands in the work folder; image and mask are there before it.
+    """
+    rows = folder / WORK / "rows"
+    rows.mkdir(parents=True, exist_ok=True)
+    todo = [
+        (item, copy)
+        for item in dataset.items
+        for copy in copies
+        if not (rows / f"{synthetic_name(item, seed, copy)}.json").exists()
+    ]
+    natives: dict[str, Case] = {}
+
+    def orders() -> Iterator[tuple[Case, int]]:
+        working: Case | None = None
+        for item, copy in todo:
+            if working is None or working.case_id != item.case_id:
+                natives[item.case_id] = native = dataset.load(item)
+                working = fitted.facts.grid.to_working(native)
+            yield working, copy
+
+    made = fitted.method.generate(fitted.networks, orders(), fitted.facts, seed=seed)
+    total = len(dataset) * len(copies)
+    images, sampling, accepted = 0, 0.0, 0
+    with talk.bar("generate", total) as update:
+        for number in range(total - len(todo), total):
+            start = time.perf_counter()
+            new = next(made)
+            sampling += time.perf_counter() - start
+            by_slice = fitted.facts.grid.dims == 2 and new.dims == 3
+            images += new.image.shape[-1] if by_slice else 1
+            assert new.provenance is not None
+            source = natives[new.provenance.source_case]
+            for old in list(natives):
+                if old != source.case_id and len(natives) > 64:
+                    del natives[old]
+            row = write_case(new, source, fitted, folder, gate, fold, device)
+            write_text(rows / f"{new.case_id}.json", json.dumps(row))
+            accepted += row["accepted"]
+            update(number + 1, f"{accepted} accepted" if gate else "")
+    return {"images": images, "sampling_seconds": round(sampling, 2)}
+
+
+def synthetic_name(item: Item, seed: int, copy: int) -> str:
+    """`<source>__s<seed>_c<copy>`."""
+    return f"{item.case_id}__s{seed}_c{copy}"
+
+
+def write_case(
+    new: Case,
+    source: Case,
+    fitted: FittedRun,
+    folder: Path,
+    gate: AgreementGate | None,
+    fold: int | None,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Bring one new case to its source's native grid, judge what is stored, write it."""
+    native = fitted.facts.grid.to_native(new, source.grid)
+    stored = source.intensity.to_stored(native.image)
+    # The gate judges what a reader of the files will see: rounded to the stored type.
+    written = replace(native, image=source.intensity.to_unit(stored))
+    agreement: dict[str, float | None] = {}
+    reason = ""
+    if gate is not None:
+        agreement, reason = gate.judge(written, device)
+    target = folder / "rejected" if reason else folder
+    ending = output_ending(folder)
+    assert native.mask is not None
+    write_channels(target / "imagesTr", new.case_id, stored, source, ending)
+    write_mask(target / "labelsTr" / f"{new.case_id}{ending}", native.mask.numpy(), source.grid)
+    assert new.provenance is not None
+    origin = dataclasses.asdict(new.provenance)
+    details = origin.pop("details")
+    return {
+        "case": new.case_id,
+        "synthetic": 1,
+        "patient": new.patient_id,
+        **origin,
+        "method": fitted.method_name,
+        "run": str(fitted.folder.name),
+        "network_sha256": "+".join(fitted.hashes.values()),
+        "fold": fold,
+        **{f"agreement_{k}": v for k, v in agreement.items()},
+        "accepted": 0 if reason else 1,
+        "reason": reason,
+        **{f"{fitted.method_name}.{k}": v for k, v in details.items()},
+    }
+
+
+def write_channels(
+    folder: Path, case_id: str, stored: Any, source: Case, ending: str
+) -> None:
+    """One file for each channel, as nnU-Net reads them."""
+    for channel in range(len(stored)):
+        path = folder / f"{case_id}_{channel:04d}{ending}"
+        write_image(path, stored[channel : channel + 1], source.grid)
+
+
+def output_ending(folder: Path) -> str:
+    """The file ending that `write_real` chose for this dataset."""
+    return str(json.loads((folder / "dataset.json").read_text())["file_ending"])

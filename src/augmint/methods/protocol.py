@@ -1,0 +1,99 @@
+"""What a method is: a frozen dataclass that names its networks and generates cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from augmint.case import Case
+from augmint.diffusion.networks import Denoiser, NetworkConfig
+from augmint.imaging.working import WorkingGrid
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What is read once from the data, so that a method asks for nothing twice.
+
+    Attributes:
+        channels: Image channels.
+        labels: Class name to index, background included.
+        annotated: Names of the classes that were looked for.
+        grid: The working grid.
+        modality: MR, CT, ultrasound or empty.
+        domains: Vendors, centres or views.
+    """
+
+    channels: int
+    labels: Mapping[str, int]
+    annotated: tuple[str, ...]
+    grid: WorkingGrid
+    modality: str = ""
+    domains: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Classes, background included."""
+        return max(self.labels.values()) + 1
+
+    def to_json(self) -> dict[str, Any]:
+        """A plain dict for config files."""
+        return {**asdict(self), "labels": dict(self.labels), "grid": self.grid.to_json()}
+
+    @staticmethod
+    def from_json(facts: Mapping[str, Any]) -> DatasetFacts:
+        """The converse of `to_json`."""
+        return DatasetFacts(
+            channels=facts["channels"],
+            labels=dict(facts["labels"]),
+            annotated=tuple(facts["annotated"]),
+            grid=WorkingGrid.from_json(facts["grid"]),
+            modality=facts["modality"],
+            domains=tuple(facts["domains"]),
+        )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A batch on the working canvas: images (B, C, *canvas), masks (B, *canvas), positions (B,)."""
+
+    images: Tensor
+    masks: Tensor
+    positions: Tensor
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network to fit and what it learns.
+
+    Attributes:
+        config: How the network is built.
+        example: (samples, generator) to the target (B, C, *window) and its condition
+            (B, K, *window) or None.
+    """
+
+    config: NetworkConfig
+    example: Callable[[Samples, torch.Generator], tuple[Tensor, Tensor | None]]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A generative method; its dataclass fields are its whole configuration."""
+
+    def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:
+        """What to fit; empty for a method that needs no fit."""
+        ...
+
+    def generate(
+        self,
+        networks: Mapping[str, Denoiser],
+        orders: Iterable[tuple[Case, int]],
+        facts: DatasetFacts,
+        *,
+        seed: int,
+    ) -> Iterator[Case]:
+        """One synthetic case on the working window for each (case, copy), in their order."""
+        ...

@@ -1,0 +1,289 @@
+"""Sheets to look at and the report page."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from augmint.case import Case
+from augmint.data.dataset import Dataset, open_dataset
+from augmint.methods.protocol import DatasetFacts
+from augmint.staging import write_text
+
+# Outlines of the classes: blue, orange, green, then others; told apart by colour-blind readers.
+COLOURS = (
+    (86, 180, 233), (230, 159, 0), (0, 200, 140), (204, 121, 167),
+    (240, 228, 66), (213, 94, 0), (120, 120, 255), (200, 200, 200),
+)  # fmt: skip
+TILE = 160
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON as one rename; paths and the like become text."""
+    write_text(path, json.dumps(value, indent=1, default=str))
+
+
+def plane_of(case: Case, where: float = 0.5) -> tuple[np.ndarray, np.ndarray | None]:
+    """A slice of a case as a reader sees it: (H, W) image in [-1, 1] and its mask.
+
+    Args:
+        case: A frame or a volume.
+        where: For volumes, the place among the slices that carry a label (or all): 0 to 1.
+    """
+    if case.dims == 2:
+        image, mask = case.image[0].numpy(), case.mask
+        return image, None if mask is None else mask.numpy()
+    axis = case.grid.slice_axis
+    mask = case.mask
+    labelled = np.arange(case.grid.shape[axis])
+    if mask is not None and bool(mask.any()):
+        others = [i for i in range(3) if i != axis]
+        labelled = np.flatnonzero(mask.numpy().any(axis=tuple(others)))
+    z = int(labelled[round(where * (len(labelled) - 1))])
+    # Stored volumes run x, y; a picture runs rows, columns.
+    image = case.image[0].select(axis, z).numpy().T
+    return image, None if mask is None else mask.select(axis, z).numpy().T
+
+
+def tile(
+    image: np.ndarray, mask: np.ndarray | None, *, size: int = TILE, window: float = 1.0
+) -> np.ndarray:
+    """(size, size, 3) uint8: the centred part of an image, with outlines if a mask is given."""
+    from PIL import Image
+
+    side = max(image.shape) * window
+    box = [
+        int(round((image.shape[1] - side) / 2)), int(round((image.shape[0] - side) / 2)),
+        int(round((image.shape[1] + side) / 2)), int(round((image.shape[0] + side) / 2)),
+    ]  # fmt: skip
+    grey = Image.fromarray(((image + 1) * 127.5).clip(0, 255).astype(np.uint8)).crop(box)
+    rgb = np.array(grey.resize((size, size), Image.Resampling.BICUBIC).convert("RGB"))
+    if mask is not None:
+        labels = Image.fromarray(mask.astype(np.uint8)).crop(box)
+        big = np.array(labels.resize((size, size), Image.Resampling.NEAREST))
+        for index in np.unique(big[big > 0]):
+            rgb[_outline(big == index)] = COLOURS[(int(index) - 1) % len(COLOURS)]
+    return rgb
+
+
+def _outline(mask: np.ndarray) -> np.ndarray:
+    from scipy.ndimage import binary_erosion
+
+    return np.asarray(mask & ~binary_erosion(mask, border_value=1))
+
+
+def sheet(
+    path: Path,
+    rows: Sequence[Sequence[np.ndarray | None]],
+    *,
+    columns: Sequence[str],
+    names: Sequence[str],
+) -> None:
+    """Write a grid of tiles with a heading for each column and a name for each row."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    size, left, top, gap = TILE, 150, 26, 3
+    width = left + len(columns) * (size + gap)
+    canvas = Image.new("RGB", (width, top + len(rows) * (size + gap)), (18, 18, 20))
+    draw = ImageDraw.Draw(canvas)
+    font = ImageFont.load_default(13)
+    for x, title in enumerate(columns):
+        draw.text((left + x * (size + gap) + 4, 5), title, fill=(235, 235, 235), font=font)
+    for y, tiles in enumerate(rows):
+        for line, text in enumerate(names[y].split("\n")):
+            place = (6, top + y * (size + gap) + 6 + 17 * line)
+            draw.text(place, text[:22], fill=(190, 190, 190), font=font)
+        for x, one in enumerate(tiles):
+            if one is not None:
+                canvas.paste(Image.fromarray(one), (left + x * (size + gap), top + y * (size + gap)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name("writing." + path.name)
+    canvas.save(temporary)
+    temporary.replace(path)
+
+
+def write_sheets(
+    folder: Path,
+    dataset: Dataset,
+    rows: Sequence[Mapping[str, Any]],
+    facts: DatasetFacts,
+    *,
+    sources: int = 6,
+    copies: int = 3,
+) -> list[Path]:
+    """sheets/pairs.png (a real case, then its synthetic ones) and sheets/rejected.png."""
+    window = max(facts.grid.window) / max(facts.grid.canvas)
+    made = [r for r in rows if r["synthetic"]]
+    written = []
+    whole = open_dataset(folder)
+    by_source: dict[str, list[Mapping[str, Any]]] = {}
+    for row in made:
+        if row["accepted"]:
+            by_source.setdefault(row["source_case"], []).append(row)
+    names = list(by_source)
+    picked = [names[i] for i in _spread(len(names), sources)]
+    cases = {i.case_id: i for i in whole.items}
+    places = _places(facts)
+    tiles, labels = [], []
+    for source in picked:
+        real = whole.load(cases[source])
+        new = [whole.load(cases[r["case"]]) for r in by_source[source][:copies]]
+        for title, where in places:
+            line: list[np.ndarray | None] = []
+            for case in (real, *new):
+                image, mask = plane_of(case, where)
+                line += [tile(image, None, window=window), tile(image, mask, window=window)]
+            tiles.append(line + [None] * (2 * (copies + 1) - len(line)))
+            labels.append(f"{source}\n{title}")
+    if tiles:
+        columns = ["real", "real, mask"]
+        for k in range(copies):
+            columns += [f"synthetic {k + 1}", "its mask"]
+        written.append(folder / "sheets" / "pairs.png")
+        sheet(written[-1], tiles, columns=columns, names=labels)
+    rejected = [r for r in made if not r["accepted"]]
+    if rejected:
+        written.append(folder / "sheets" / "rejected.png")
+        _rejected_sheet(written[-1], folder, rejected, window)
+    return written
+
+
+def _rejected_sheet(
+    path: Path, folder: Path, rejected: Sequence[Mapping[str, Any]], window: float
+) -> None:
+    kept = open_dataset(folder / "rejected")
+    items = {i.case_id: i for i in kept.items}
+    tiles, labels = [], []
+    for k in _spread(len(rejected), 8):
+        case = kept.load(items[rejected[k]["case"]])
+        line: list[np.ndarray | None] = []
+        for where in (0.15, 0.5, 0.85) if case.dims == 3 else (0.5,):
+            image, mask = plane_of(case, where)
+            line += [tile(image, None, window=window), tile(image, mask, window=window)]
+        tiles.append(line)
+        reason = str(rejected[k]["reason"]).replace("agreement ", "")
+        labels.append(f"{rejected[k]['source_case']}\ncopy {rejected[k]['copy']}\n{reason}")
+    columns = ["rejected", "its mask"] * (len(tiles[0]) // 2)
+    sheet(path, tiles, columns=columns, names=labels)
+
+
+def _places(facts: DatasetFacts) -> list[tuple[str, float]]:
+    if facts.grid.dims == 2 and facts.grid.spacing_mm is None and facts.modality != "MR":
+        return [("", 0.5)]
+    return [("near the first slice", 0.12), ("middle", 0.5), ("near the last slice", 0.88)]
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` indices spread over `count`."""
+    if count <= wanted:
+        return list(range(count))
+    return [round(k * (count - 1) / (wanted - 1)) for k in range(wanted)]
+
+
+def data_sheet(path: Path, dataset: Dataset, *, count: int = 24) -> None:
+    """A contact sheet of a dataset: each case plain and with its mask."""
+    from augmint.errors import AugmintError
+
+    tiles: list[np.ndarray | None] = []
+    names: list[str] = []
+    rows: list[list[np.ndarray | None]] = []
+    for k in _spread(len(dataset), count):
+        try:
+            case = dataset.load(dataset.items[k])
+        except AugmintError:
+            continue
+        image, mask = plane_of(case)
+        tiles += [tile(image, None), tile(image, mask) if mask is not None else None]
+        if len(tiles) == 8:
+            rows.append(tiles)
+            tiles = []
+    if tiles:
+        rows.append(tiles + [None] * (8 - len(tiles)))
+    names = [f"{dataset.name}" if i == 0 else "" for i in range(len(rows))]
+    sheet(path, rows, columns=["image", "mask"] * 4, names=names)
+
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222}
+h1{font-size:1.7rem}h2{font-size:1.2rem;margin-top:2rem}table{border-collapse:collapse}
+td,th{padding:.3rem .8rem;border-bottom:1px solid #ddd;text-align:right}
+td:first-child,th:first-child{text-align:left}img{max-width:100%}
+.note{color:#555}code{background:#f3f3f3;padding:0 .2rem}
+"""
+
+
+def write_report(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    run: Mapping[str, Any],
+    facts: DatasetFacts,
+) -> None:
+    """report.html: what was made, how it was judged, what to look at; one file, offline."""
+    counts = run["counts"]
+    share = counts["accepted"] / counts["synthetic"] if counts["synthetic"] else 0.0
+    made = [r for r in rows if r["synthetic"]]
+    parts = [
+        f"<h1>Synthetic data from {html.escape(str(run['dataset']))}</h1>",
+        f"<p>{counts['synthetic']} synthetic cases from {counts['real']} real ones; "
+        f"{counts['accepted']} accepted ({share:.0%}), {counts['rejected']} rejected and kept in "
+        "<code>rejected/</code>. Accepted pairs stand in <code>imagesTr</code> and "
+        "<code>labelsTr</code> beside the real ones; <code>manifest.csv</code> has a line for "
+        "each.</p>",
+        f"<p class=note>{html.escape(str(run['split']))}.</p>",
+        _agreement_table(made, run, facts),
+        "<h2>Pairs</h2>",
+        _picture(folder, "pairs.png"),
+        "<h2>Rejected</h2>" if counts["rejected"] else "",
+        _picture(folder, "rejected.png") if counts["rejected"] else "",
+        "<h2>How it was made</h2>",
+        f"<p>{html.escape(json.dumps(run.get('cost', {})))}</p>",
+        f"<p class=note>Versions: {html.escape(json.dumps(run.get('versions', {})))}. "
+        f"Licence of the source data: {html.escape(str(run.get('licence')) or 'not stated')}; "
+        "synthetic cases are derived from it.</p>",
+        "<p class=note>Agreement is no proof of usefulness: train with and without the synthetic "
+        "cases and compare on patients that nothing here has seen.</p>",
+    ]
+    page = f"<!doctype html><meta charset=utf-8><title>augmint</title><style>{STYLE}</style>"
+    write_text(folder / "report.html", page + "\n".join(parts))
+
+
+def _agreement_table(
+    made: Sequence[Mapping[str, Any]], run: Mapping[str, Any], facts: DatasetFacts
+) -> str:
+    gates = run.get("gates") or []
+    lines = []
+    for name in facts.annotated:
+        values = [r[f"agreement_{name}"] for r in made if r.get(f"agreement_{name}") is not None]
+        if not values:
+            continue
+        real = [v for g in gates for v in g["real"].get(name, [])]
+        least = [g["thresholds"].get(name) for g in gates if g["thresholds"].get(name) is not None]
+        lines.append(
+            f"<tr><td>{html.escape(name)}<td>{np.mean(values):.3f}"
+            f"<td>{np.std(values):.3f}<td>{np.mean(real) if real else float('nan'):.3f}"
+            f"<td>{', '.join(f'{v:.3f}' for v in least)}</tr>"
+        )
+    if not lines:
+        return "<p class=note>No gate judged these cases.</p>"
+    return (
+        "<h2>Agreement</h2><p class=note>Dice between the mask and what the gate's segmenters find "
+        "in the image: all synthetic pairs before gating, beside real pairs of patients that the "
+        "predicting segmenter had not seen.</p><table><tr><th>label<th>synthetic<th>deviation"
+        "<th>real, out of fold<th>least accepted</tr>" + "".join(lines) + "</table>"
+    )
+
+
+def _picture(folder: Path, name: str) -> str:
+    """An embedded picture, so that the page is one file."""
+    import base64
+
+    path = folder / "sheets" / name
+    if not path.exists():
+        return "<p class=note>None.</p>"
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{name}" src="data:image/png;base64,{data}">'

@@ -1,0 +1,390 @@
+"""Fits a segmenter on real and synthetic samples: one visible loop that resumes exactly.
+
+Every draw of a step comes from a generator seeded by (seed, step), so no random state has to be
+stored, and two arms of a study with one seed draw alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from augmint.errors import AugmintError
+from augmint.segmentation.augmentation import augment, named_augmentation
+from augmint.segmentation.checkpoint import (
+    has_checkpoint,
+    load_segmenter,
+    restore_optimizer,
+    save_segmenter,
+)
+from augmint.segmentation.loss import annotated_classes, dice_ce
+from augmint.segmentation.networks import Segmenter, build_segmenter
+from augmint.segmentation.precision import Precision, autocast
+from augmint.segmentation.predict import predict_mask
+
+
+class Samples(Protocol):
+    """What a fit draws from: N samples on one working grid.
+
+    Attributes:
+        images: (N, C, *spatial) in [-1, 1].
+        masks: (N, *spatial) class index.
+        annotated: Per sample, the classes an annotator looked for.
+        patient_ids: Per sample.
+    """
+
+    @property
+    def images(self) -> Tensor: ...  # noqa: D102
+    @property
+    def masks(self) -> Tensor: ...  # noqa: D102
+    @property
+    def annotated(self) -> Sequence[frozenset[int]]: ...  # noqa: D102
+    @property
+    def patient_ids(self) -> Sequence[str]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """How a segmenter is fitted.
+
+    Attributes:
+        network: A key of `SEGMENTERS`.
+        width: Channels of its first level.
+        steps: Optimiser steps.
+        batch_size: Samples in a step.
+        lr: Peak learning rate; linear warm-up, then half a cosine to 0.
+        warmup: Steps of the warm-up.
+        weight_decay: Of AdamW.
+        clip: Largest norm of the gradient.
+        augmentation: A key of `AUGMENTATIONS`.
+        synthetic_probability: Chance of each sample to be synthetic, where there are any.
+        precision: `bf16`, `fp32`, or `auto`, see `autocast`.
+        seed: Of weights, draws and augmentation.
+        validate_every: Steps between validations.
+        patience: Validations without a better Dice before the fit stops; None never stops it.
+        save_every: Steps between checkpoints to resume from.
+    """
+
+    network: str = "unet"
+    width: int = 32
+    steps: int = 1200
+    batch_size: int = 16
+    lr: float = 2e-3
+    warmup: int = 50
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    augmentation: str = "strong"
+    synthetic_probability: float = 0.5
+    precision: Precision = "auto"
+    seed: int = 0
+    validate_every: int = 200
+    patience: int | None = None
+    save_every: int = 200
+
+
+def fit_segmenter(
+    config: SegmenterConfig,
+    real: Samples,
+    synthetic: Samples | None = None,
+    *,
+    num_classes: int,
+    validation: Samples | None = None,
+    spacing: Sequence[float] | None = None,
+    folder: Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int], None] | None = None,
+    resume: bool = False,
+) -> Segmenter:
+    """Fits a segmenter and returns it in evaluation mode.
+
+    Args:
+        config: How.
+        real: Real samples.
+        synthetic: Synthetic samples, or None.
+        num_classes: Classes with the background.
+        validation: Samples of validation patients; the weights with the best Dice on them are
+            returned, without them the last ones.
+        spacing: Voxel size per axis of the working grid, for rotations; None for equal sizes.
+        folder: Gets `metrics.jsonl` and `checkpoints/{last,best}`; None writes nothing.
+        device: Where to compute.
+        progress: Called with the number of steps done.
+        resume: Go on from `folder`'s last checkpoint, if there is one.
+
+    Raises:
+        AugmintError: for unusable samples, or a checkpoint of another configuration.
+    """
+    _check(config, real, synthetic, validation, num_classes)
+    fit = _start(config, real, num_classes, folder, device, resume)
+    pools = [_Pool(real, num_classes, device)]
+    if synthetic is not None:
+        pools.append(_Pool(synthetic, num_classes, device))
+    augmentation = named_augmentation(config.augmentation)
+    network, optimizer = fit.network, fit.optimizer
+    network.train()
+    for step in range(fit.step, config.steps):
+        if fit.exhausted(config):
+            break
+        generator = step_generator(config.seed, step)
+        image, mask, known = _draw(pools, config, generator)
+        image, mask = augment(image, mask, augmentation, generator, spacing=spacing)
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
+        rate = learning_rate(config, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(device, config.precision):
+            logits = network(image)
+        loss = dice_ce(logits.float(), mask, known)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+        optimizer.step()
+        fit.step = step + 1
+        fit.after_step(config, loss, rate, validation, num_classes)
+        if progress is not None:
+            progress(fit.step)
+    return fit.finish(config)
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """The generator of one step: independent of all others, known without running them."""
+    digest = hashlib.sha256(f"segmenter {seed} {step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def learning_rate(config: SegmenterConfig, step: int) -> float:
+    """The learning rate of a step, counted from 0."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class _Pool:
+    """Samples on the device, with the annotated classes as a table."""
+
+    def __init__(self, samples: Samples, num_classes: int, device: torch.device | str) -> None:
+        self.images = samples.images.to(device)
+        self.masks = samples.masks.to(device)
+        self.known = annotated_classes(samples.annotated, num_classes).to(device)
+
+    def take(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        index = index.to(self.images.device)
+        return self.images[index].float(), self.masks[index].long(), self.known[index]
+
+
+def _draw(
+    pools: Sequence[_Pool], config: SegmenterConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A batch: each sample's pool first, then its place in the pool."""
+    synthetic = torch.rand(config.batch_size, generator=generator) < config.synthetic_probability
+    places = torch.rand(config.batch_size, dtype=torch.float64, generator=generator)
+    parts = []
+    for kind, pool in enumerate(pools):
+        chosen = places[synthetic == bool(kind)] if len(pools) > 1 else places
+        parts.append(pool.take((chosen * len(pool.images)).long()))
+    image, mask, known = (torch.cat(tensors) for tensors in zip(*parts))
+    return image, mask, known
+
+
+def _check(
+    config: SegmenterConfig,
+    real: Samples,
+    synthetic: Samples | None,
+    validation: Samples | None,
+    num_classes: int,
+) -> None:
+    if not 0 <= config.synthetic_probability <= 1:
+        raise AugmintError(
+            f"synthetic_probability must lie in [0, 1], not {config.synthetic_probability}"
+        )
+    if config.steps < 1 or config.batch_size < 1:
+        raise AugmintError(
+            f"a fit needs at least 1 step and 1 sample in a batch, got steps {config.steps} and "
+            f"batch_size {config.batch_size}"
+        )
+    for name, samples in (("real", real), ("synthetic", synthetic), ("validation", validation)):
+        if samples is None:
+            continue
+        if not len(samples.images):
+            raise AugmintError(f"there are no {name} samples to fit a segmenter on; give some")
+        if samples.images.shape[1:] != real.images.shape[1:]:
+            raise AugmintError(
+                f"{name} samples have shape {tuple(samples.images.shape[1:])}, real ones "
+                f"{tuple(real.images.shape[1:])}; bring both onto one working grid"
+            )
+        if int(samples.masks.max()) >= num_classes:
+            raise AugmintError(
+                f"the masks of the {name} samples hold class {int(samples.masks.max())}, but there "
+                f"are {num_classes} classes (255 marks an unlabelled case); leave unlabelled cases "
+                "out, or correct the labels"
+            )
+
+
+@dataclass
+class _Fit:
+    """The state of a fit between two steps."""
+
+    network: Segmenter
+    optimizer: torch.optim.Optimizer
+    folder: Path | None
+    device: torch.device | str
+    step: int = 0
+    best_dice: float | None = None
+    best_step: int = 0
+    best: dict[str, Tensor] | None = None
+
+    def exhausted(self, config: SegmenterConfig) -> bool:
+        if config.patience is None or self.best_dice is None:
+            return False
+        return self.step - self.best_step >= config.patience * config.validate_every
+
+    def after_step(
+        self,
+        config: SegmenterConfig,
+        loss: Tensor,
+        rate: float,
+        validation: Samples | None,
+        num_classes: int,
+    ) -> None:
+        last = self.step == config.steps
+        line: dict[str, float] = {}
+        if validation is not None and (self.step % config.validate_every == 0 or last):
+            line["dice"] = validation_dice(
+                self.network, validation, num_classes, self.device, config.precision
+            )
+            self._keep_best(line["dice"])
+        if self.step % 20 == 0 or last or line:
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise AugmintError(
+                    f"the segmenter's loss is {value} at step {self.step}; lower lr ({config.lr}) "
+                    "or set precision to fp32"
+                )
+            self._log({"step": self.step, "loss": value, "lr": rate, **line})
+        if self.folder is not None and (self.step % config.save_every == 0 or last):
+            save_segmenter(
+                self.folder / "checkpoints" / "last",
+                self.network,
+                optimizer=self.optimizer,
+                progress=self._progress(config),
+            )
+
+    def finish(self, config: SegmenterConfig) -> Segmenter:
+        if self.best is not None:
+            self.network.load_state_dict(self.best)
+        return self.network.eval()
+
+    def _keep_best(self, dice: float) -> None:
+        if self.best_dice is not None and dice <= self.best_dice:
+            return
+        self.best_dice, self.best_step = dice, self.step
+        self.best = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        if self.folder is not None:
+            facts = {"step": self.step, "dice": dice}
+            save_segmenter(self.folder / "checkpoints" / "best", self.network, progress=facts)
+
+    def _progress(self, config: SegmenterConfig) -> dict[str, Any]:
+        return {
+            "step": self.step,
+            "best_dice": self.best_dice,
+            "best_step": self.best_step,
+            "config": asdict(config),
+        }
+
+    def _log(self, line: Mapping[str, float]) -> None:
+        if self.folder is not None:
+            with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+def _start(
+    config: SegmenterConfig,
+    real: Samples,
+    num_classes: int,
+    folder: Path | None,
+    device: torch.device | str,
+    resume: bool,
+) -> _Fit:
+    dims, in_channels = real.images.ndim - 2, real.images.shape[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        network = build_segmenter(
+            config.network,
+            dims=dims,
+            in_channels=in_channels,
+            num_classes=num_classes,
+            width=config.width,
+        )
+    progress: dict[str, Any] = {}
+    last = None if folder is None else folder / "checkpoints" / "last"
+    resumed = resume and last is not None and has_checkpoint(last)
+    if resumed and last is not None:
+        stored, progress = load_segmenter(last)
+        if progress.get("config") != asdict(config) or stored.spec != network.spec:
+            raise AugmintError(
+                f"checkpoint {last} was fitted with another configuration; resume with the same "
+                "one, or choose another folder"
+            )
+        network.load_state_dict(stored.state_dict())
+    network = network.to(device)
+    if dims == 2:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    fit = _Fit(network, optimizer, folder, device)
+    if resumed and last is not None:
+        restore_optimizer(last, optimizer)
+        fit.step, fit.best_step = progress["step"], progress["best_step"]
+        fit.best_dice = progress["best_dice"]
+        if fit.best_dice is not None:
+            best, _ = load_segmenter(last.with_name("best"), device)
+            fit.best = best.state_dict()
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        _forget_after(folder / "metrics.jsonl", fit.step)
+    return fit
+
+
+def _forget_after(metrics: Path, step: int) -> None:
+    """Drops the lines that a resumed fit writes again."""
+    if not metrics.exists():
+        return
+    lines = metrics.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def validation_dice(
+    network: Segmenter,
+    samples: Samples,
+    num_classes: int,
+    device: torch.device | str,
+    precision: Precision = "auto",
+) -> float:
+    """The mean Dice over patients and annotated classes, on the working grid.
+
+    A patient's samples are pooled; a class that is absent from a patient's reference and
+    prediction is left out.
+    """
+    prediction = predict_mask(network, samples.images, device=device, precision=precision)
+    known = annotated_classes(samples.annotated, num_classes)
+    dices = []
+    for patient in dict.fromkeys(samples.patient_ids):
+        index = torch.tensor([i for i, p in enumerate(samples.patient_ids) if p == patient])
+        for label in range(1, num_classes):
+            chosen = index[known[index, label]]
+            reference, found = samples.masks[chosen] == label, prediction[chosen] == label
+            total = int(reference.sum() + found.sum())
+            if total:
+                dices.append(2 * int((reference & found).sum()) / total)
+    return sum(dices) / len(dices) if dices else 0.0

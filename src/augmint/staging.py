@@ -1,0 +1,85 @@
+"""Output folders that appear complete or not at all, and finished work that survives a kill."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from augmint.errors import AugmintError
+
+
+@contextmanager
+def output_folder(
+    out: Path, request: Mapping[str, Any], *, resume: bool = False
+) -> Iterator[Path]:
+    """Work in OUT.partial, which becomes OUT when the work is done.
+
+    A kill leaves OUT.partial with all that was finished; `resume` goes on there.
+
+    Args:
+        out: The folder to make.
+        request: What was asked for; a continued run must ask for the same.
+        resume: Continue unfinished work if there is any.
+
+    Raises:
+        AugmintError: if OUT exists, if unfinished work is there but `resume` was not asked for, if
+            the unfinished work was asked for differently, or if the disk is full.
+    """
+    partial = out.with_name(out.name + ".partial")
+    if out.exists():
+        raise AugmintError(f"{out} exists and is never overwritten; name another folder or move it")
+    note = partial / "request.json"
+    asked = json.loads(json.dumps(dict(request), default=str))
+    if partial.exists():
+        if not resume:
+            raise AugmintError(
+                f"{partial} holds unfinished work; add --continue to go on with it, or delete it"
+            )
+        if note.exists():
+            before = json.loads(note.read_text())
+            changed = [k for k in {**before, **asked} if before.get(k) != asked.get(k)]
+            if changed:
+                key = changed[0]
+                raise AugmintError(
+                    f"{partial} was begun with {key} = {before.get(key)!r}, now it is "
+                    f"{asked.get(key)!r}; ask for the same, or delete the folder and start anew"
+                )
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        write_text(note, json.dumps(asked, indent=1))
+        yield partial
+        note.unlink(missing_ok=True)
+        os.replace(partial, out)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise AugmintError(
+                f"no space left on the disk of {partial}; free some and go on with --continue, "
+                "all finished work is kept"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise AugmintError(f"{error.filename or partial} cannot be written: {error}") from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file's bytes as one rename; an existing complete copy is kept."""
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(target.name + ".writing")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)

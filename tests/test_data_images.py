@@ -1,0 +1,358 @@
+import gzip
+import re
+
+import numpy as np
+import pytest
+
+from augmint.case import Grid
+from augmint.data.images import (
+    ending_of,
+    read_affine,
+    read_image,
+    read_mask,
+    stem_of,
+    write_image,
+    write_mask,
+)
+from augmint.errors import AugmintError
+
+OBLIQUE = np.array(
+    [[0.0, -1.5, 0.0, 10], [1.2, 0.0, 0.0, -20], [0.0, 0.0, 8.0, 3.5], [0, 0, 0, 1.0]]
+)
+SHEARED = np.array([[1.2, 0.1, 0.0, 5], [0.0, 1.5, 0.2, 6], [0.0, 0.0, 8.0, 7], [0, 0, 0, 1.0]])
+
+
+def noise(shape, dtype, seed=0):
+    generator = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return generator.normal(size=shape).astype(dtype)
+    info = np.iinfo(dtype)
+    return generator.integers(info.min, info.max, size=shape, dtype=dtype, endpoint=True)
+
+
+def grid_for(shape, affine=None):
+    affine = np.eye(len(shape) + 1) if affine is None else affine
+    return Grid(tuple(shape), affine, True)
+
+
+@pytest.mark.parametrize("affine", [OBLIQUE, SHEARED], ids=["oblique", "sheared"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mhd", ".mha"])
+def test_volumes_round_trip_with_their_affine(tmp_path, ending, dtype, affine):
+    array = noise((1, 4, 5, 6), dtype)
+    path = tmp_path / f"case{ending}"
+    write_image(path, array, grid_for((4, 5, 6), affine))
+    again, again_affine, known = read_image(path)
+    assert again.dtype == array.dtype
+    assert np.array_equal(again, array)
+    assert np.allclose(again_affine, affine, atol=1e-4)
+    assert np.allclose(read_affine(path), affine, atol=1e-4)
+    assert known
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+def test_channels_of_a_volume_round_trip(tmp_path, ending):
+    array = noise((3, 4, 5, 6), "int16")
+    write_image(tmp_path / f"a{ending}", array, grid_for((4, 5, 6), OBLIQUE))
+    assert np.array_equal(read_image(tmp_path / f"a{ending}")[0], array)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mhd"])
+def test_planes_of_medical_formats_round_trip(tmp_path, ending):
+    array = noise((1, 4, 5), "uint8")
+    affine = np.array([[0.3, 0, 1], [0, 0.15, 2], [0, 0, 1]])
+    write_image(tmp_path / f"a{ending}", array, grid_for((4, 5), affine))
+    again, again_affine, known = read_image(tmp_path / f"a{ending}")
+    assert np.array_equal(again, array)
+    assert np.allclose(again_affine, affine)
+    assert known
+
+
+@pytest.mark.parametrize(
+    ("ending", "channels", "dtype"),
+    [
+        (".png", 1, "uint8"),
+        (".png", 1, "uint16"),
+        (".png", 3, "uint8"),
+        (".tif", 1, "uint8"),
+        (".tif", 1, "uint16"),
+        (".tif", 1, "float32"),
+        (".tif", 3, "uint8"),
+        (".tif", 3, "uint16"),
+        (".tif", 5, "uint16"),
+        (".tiff", 2, "float32"),
+    ],
+)
+def test_planes_of_picture_formats_round_trip(tmp_path, ending, channels, dtype):
+    array = noise((channels, 6, 7), dtype)
+    write_image(tmp_path / f"a{ending}", array, grid_for((6, 7)))
+    again, affine, known = read_image(tmp_path / f"a{ending}")
+    assert again.dtype == array.dtype
+    assert np.array_equal(again, array)
+    assert not known
+    assert np.array_equal(affine, np.eye(3))
+
+
+@pytest.mark.parametrize("slices", [1, 3, 4, 6])
+def test_a_tiff_stack_has_its_slices_last(tmp_path, slices):
+    array = noise((1, 6, 7, slices), "uint8")
+    write_image(tmp_path / "a.tif", array, grid_for((6, 7, slices)))
+    assert np.array_equal(read_image(tmp_path / "a.tif")[0], array)
+
+
+def test_singleton_fourth_axis_is_dropped_and_one_slice_stays_a_volume(tmp_path):
+    import nibabel
+
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 6, 1), np.uint8), OBLIQUE), tmp_path / "a.nii")
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 5, 1), np.uint8), OBLIQUE), tmp_path / "b.nii")
+    assert read_image(tmp_path / "a.nii")[0].shape == (1, 4, 5, 6)
+    assert read_image(tmp_path / "b.nii")[0].shape == (1, 4, 5, 1)
+
+
+def test_big_endian_and_scaled_nifti_give_true_values(tmp_path):
+    import nibabel
+
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(">i2")
+    image = nibabel.Nifti1Image(np.arange(60, dtype=">i2").reshape(3, 4, 5), np.eye(4), header)
+    image.to_filename(tmp_path / "big.nii")
+    array = read_image(tmp_path / "big.nii")[0]
+    assert array.dtype == np.dtype("int16")
+    assert array.dtype.isnative
+    assert array[0, 2, 3, 4] == 59
+    scaled = nibabel.Nifti1Image(np.arange(60, dtype=np.int16).reshape(3, 4, 5), np.eye(4))
+    scaled.header.set_slope_inter(0.5, -10.0)
+    scaled.to_filename(tmp_path / "scaled.nii")
+    assert nibabel.load(tmp_path / "scaled.nii").dataobj.slope == 0.5
+    assert np.array_equal(read_image(tmp_path / "scaled.nii")[0], 0.5 * array - 10)
+
+
+def test_oblique_plane_keeps_its_spacing(tmp_path):
+    import nibabel
+
+    affine = np.array([[0, 0, 1, 0], [0.5, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1.0]])
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 5), np.uint8), affine), tmp_path / "a.nii")
+    _, plane, _ = read_image(tmp_path / "a.nii")
+    assert Grid((4, 5), plane, True).spacing == pytest.approx((0.5, 2.0))
+
+
+def test_grey_stored_as_colour_is_one_channel_unless_three_are_expected(tmp_path):
+    from PIL import Image
+
+    grey = noise((6, 7), "uint8")
+    Image.fromarray(np.stack([grey] * 3, axis=-1)).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png")[0], grey[None])
+    assert read_image(tmp_path / "a.png", channels=3)[0].shape == (3, 6, 7)
+    Image.fromarray(grey).convert("RGBA").save(tmp_path / "b.png")
+    assert np.array_equal(read_image(tmp_path / "b.png")[0], grey[None])
+
+
+def test_true_colour_is_three_channels(tmp_path):
+    from PIL import Image
+
+    colour = noise((6, 7, 3), "uint8")
+    Image.fromarray(colour).save(tmp_path / "a.bmp")
+    assert np.array_equal(read_image(tmp_path / "a.bmp")[0], np.moveaxis(colour, -1, 0))
+
+
+def test_jpeg_is_read_and_never_written(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(np.full((8, 9), 100, np.uint8)).save(tmp_path / "a.jpg")
+    assert read_image(tmp_path / "a.jpg")[0].shape == (1, 8, 9)
+    with pytest.raises(AugmintError, match="cannot be written without loss"):
+        write_image(tmp_path / "b.jpg", np.zeros((1, 8, 9), np.uint8), grid_for((8, 9)))
+
+
+def test_transparency_is_refused(tmp_path):
+    from PIL import Image
+
+    pixels = np.full((6, 7, 4), 128, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with pytest.raises(AugmintError, match="alpha channel is not opaque"):
+        read_image(tmp_path / "a.png")
+
+
+def test_one_file_per_channel(tmp_path):
+    first, second = noise((1, 4, 5, 6), "int16"), noise((1, 4, 5, 6), "int16", seed=1)
+    paths = [tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"]
+    for path, array in zip(paths, (first, second)):
+        write_image(path, array, grid_for((4, 5, 6), OBLIQUE))
+    assert np.array_equal(read_image(paths)[0], np.concatenate([first, second]))
+    with pytest.raises(AugmintError, match=r"1 channel\(s\) where the dataset names 2"):
+        read_image(paths[:1], channels=2)
+
+
+def test_channels_on_other_grids_are_refused(tmp_path):
+    write_image(tmp_path / "a.nii", noise((1, 4, 5, 6), "uint8"), grid_for((4, 5, 6)))
+    write_image(tmp_path / "b.nii", noise((1, 4, 5, 7), "uint8"), grid_for((4, 5, 7)))
+    write_image(tmp_path / "c.nii", noise((1, 4, 5, 6), "uint8"), grid_for((4, 5, 6), OBLIQUE))
+    with pytest.raises(AugmintError, match=r"shape .*differs.*resample"):
+        read_image([tmp_path / "a.nii", tmp_path / "b.nii"])
+    with pytest.raises(AugmintError, match="affine differs"):
+        read_image([tmp_path / "a.nii", tmp_path / "c.nii"])
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".png", ".tif"])
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.6])
+def test_truncated_files_are_named(tmp_path, ending, kept):
+    shape = (32, 33, 4) if ending in (".nii.gz", ".nii", ".mha") else (64, 65)
+    path = tmp_path / f"case{ending}"
+    write_image(path, noise((1, *shape), "uint8"), grid_for(shape))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(AugmintError, match=rf"{re.escape(str(path))}: unreadable or truncated"):
+        read_image(path)
+
+
+def test_a_header_without_its_pixels_is_unreadable(tmp_path):
+    path = tmp_path / "a.mhd"
+    path.write_text(
+        "ObjectType = Image\nNDims = 2\nDimSize = 4 5\nElementType = MET_UCHAR\n"
+        "ElementDataFile = gone.raw\n"
+    )
+    with pytest.raises(AugmintError, match="unreadable or truncated"):
+        read_image(path)
+
+
+def test_missing_and_unknown_files_are_named(tmp_path):
+    with pytest.raises(AugmintError, match="no such file"):
+        read_image(tmp_path / "a.png")
+    (tmp_path / "a.xyz").write_text("x")
+    with pytest.raises(AugmintError, match="unknown format"):
+        read_image(tmp_path / "a.xyz")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path, bad):
+    array = noise((1, 4, 5, 6), "float32")
+    array[0, 1, 2, 3] = bad
+    write_image(tmp_path / "a.nii.gz", array, grid_for((4, 5, 6)))
+    with pytest.raises(AugmintError, match="1 of 120 values are NaN or infinite"):
+        read_image(tmp_path / "a.nii.gz")
+
+
+def test_an_affine_without_inverse_is_refused(tmp_path):
+    import nibabel
+
+    image = nibabel.Nifti1Image(np.ones((4, 5, 6), np.uint8), None)
+    image.header.set_sform(np.diag([1.0, 0, 1, 1]), code=1)
+    image.to_filename(tmp_path / "a.nii")
+    with pytest.raises(AugmintError, match="affine cannot be inverted"):
+        read_image(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".tif", ".png"])
+@pytest.mark.parametrize("top", [3, 300])
+def test_masks_round_trip(tmp_path, ending, top):
+    mask = np.zeros((6, 7), np.int64)
+    mask[2:4, 3:5] = top
+    write_mask(tmp_path / f"a{ending}", mask, grid_for((6, 7)))
+    again, _, _ = read_mask(tmp_path / f"a{ending}")
+    assert again.dtype == np.int64
+    assert np.array_equal(again, mask)
+
+
+def test_mask_in_colour_is_refused_unless_its_channels_agree(tmp_path):
+    from PIL import Image
+
+    mask = np.zeros((6, 7, 3), np.uint8)
+    mask[2:4] = 1
+    Image.fromarray(mask).save(tmp_path / "grey.png")
+    assert read_mask(tmp_path / "grey.png")[0].sum() == 14
+    mask[3, 3] = (1, 2, 3)
+    Image.fromarray(mask).save(tmp_path / "colour.png")
+    with pytest.raises(AugmintError, match="one channel, got 3; store one integer per class"):
+        read_mask(tmp_path / "colour.png")
+
+
+def test_a_palette_only_colours_a_mask(tmp_path):
+    from PIL import Image
+
+    labels = np.array([[0, 1], [2, 3]], np.uint8)
+    image = Image.fromarray(labels).convert("P")
+    image.putdata(labels.ravel().tolist())
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.save(tmp_path / "a.png")
+    assert np.array_equal(read_mask(tmp_path / "a.png")[0], labels)
+
+
+def test_mask_of_fractions_is_refused(tmp_path):
+    array = np.zeros((1, 4, 5, 6), np.float32)
+    array[0, 1, 2, 3] = 0.5
+    write_image(tmp_path / "a.nii.gz", array, grid_for((4, 5, 6)))
+    with pytest.raises(AugmintError, match=r"whole numbers, got values such as 0\.5"):
+        read_mask(tmp_path / "a.nii.gz")
+    array[0, 1, 2, 3] = 2
+    write_image(tmp_path / "a.nii.gz", array, grid_for((4, 5, 6)))
+    assert read_mask(tmp_path / "a.nii.gz")[0].max() == 2
+
+
+@pytest.mark.parametrize("value", [-1, 65536, 0.5])
+def test_masks_that_would_change_are_not_written(tmp_path, value):
+    with pytest.raises(AugmintError, match="whole numbers from 0 to 65535"):
+        write_mask(tmp_path / "a.png", np.full((4, 5), value), grid_for((4, 5)))
+
+
+def test_png_refuses_what_it_would_change(tmp_path):
+    with pytest.raises(AugmintError, match=r"PNG holds.*float32.*write \.tif"):
+        write_image(tmp_path / "a.png", noise((1, 4, 5), "float32"), grid_for((4, 5)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):
+    path = tmp_path / "a.nii.gz"
+    first = noise((1, 4, 5, 6), "uint8")
+    write_image(path, first, grid_for((4, 5, 6)))
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("augmint.data.images.os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_image(path, noise((1, 4, 5, 6), "uint8", 1), grid_for((4, 5, 6)))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.nii.gz"]
+    assert np.array_equal(read_image(path)[0], first)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".mhd", ".png", ".tif"])
+def test_the_same_array_gives_the_same_bytes(tmp_path, ending):
+    array = noise((1, 6, 7), "uint8")
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}{ending}", array, grid_for((6, 7)))
+    assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
+
+
+def test_an_array_off_its_grid_is_not_written(tmp_path):
+    with pytest.raises(AugmintError, match="does not lie on the grid"):
+        write_image(tmp_path / "a.png", noise((6, 7), "uint8"), grid_for((6, 7)))
+
+
+def test_double_endings_are_one():
+    from pathlib import Path
+
+    assert ending_of(Path("a.b.NII.GZ")) == ".nii.gz"
+    assert stem_of(Path("a.b.nii.gz")) == "a.b"
+    assert stem_of(Path("benign (1).png")) == "benign (1)"
+    assert ending_of(Path("a.csv")) == ""
+
+
+def test_gzip_of_garbage_is_unreadable(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(b"not an image"))
+    with pytest.raises(AugmintError, match="unreadable or truncated"):
+        read_image(tmp_path / "a.nii.gz")
+
+
+def test_native_camus_is_readable_with_its_anisotropic_spacing(real_data):
+    folder = real_data / "camus_native" / "patient0001"
+    array, affine, known = read_image(folder / "patient0001_2CH_ED.mhd")
+    mask, mask_affine, _ = read_mask(folder / "patient0001_2CH_ED_gt.mhd")
+    assert array.shape == (1, 549, 778, 1)
+    assert known
+    assert Grid(array.shape[1:], affine, known).spacing == pytest.approx((0.308, 0.154, 1.54))
+    assert mask.shape == array.shape[1:]
+    assert set(np.unique(mask)) == {0, 1, 2, 3}
+    assert np.allclose(affine, mask_affine)
+    raw = np.fromfile(folder / "patient0001_2CH_ED.raw", np.uint8).reshape(778, 549)
+    assert np.array_equal(array[0, :, :, 0], raw.T)

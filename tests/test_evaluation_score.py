@@ -1,0 +1,169 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from augmint.case import Case, Grid, IntensityMap
+from augmint.errors import AugmintError
+from augmint.evaluation.metrics import POLICY
+from augmint.evaluation.score import (
+    read_scores,
+    score_case,
+    score_folder,
+    summarise,
+    write_scores,
+)
+
+HEADER = "case,patient,label,dice,precision,recall,hd,hd95,assd,surface_dice,unit,status"
+LABELS = {"background": 0, "rv": 1, "myo": 2, "lv": 3}
+ALL = frozenset({1, 2, 3})
+
+
+def grid(*shape, spacing=None):
+    affine = np.diag([*(spacing or [1.0] * len(shape)), 1.0])
+    return Grid(shape, affine, spacing is not None)
+
+
+def square(*shape, label=1, at=1, side=2):
+    mask = np.zeros(shape, np.int64)
+    mask[at : at + side, at : at + side] = label
+    return mask
+
+
+def rows_of(reference, prediction, *, patient="p1", case="c1", annotated=ALL, where=None):
+    where = where or grid(*reference.shape)
+    return score_case(reference, prediction, LABELS, where, case, patient, annotated)
+
+
+def labelled_case(mask, case_id="c1"):
+    return Case(
+        image=torch.zeros(1, *mask.shape),
+        mask=torch.from_numpy(mask),
+        annotated=ALL,
+        grid=grid(*mask.shape, spacing=[2.0] * mask.ndim),
+        intensity=IntensityMap((0.0,), (1.0,)),
+        case_id=case_id,
+        patient_id="p1",
+    )
+
+
+def test_rows_cover_the_annotated_labels_by_name_without_background():
+    rows = rows_of(square(8, 8), square(8, 8), annotated=frozenset({1, 3}))
+    assert [(r.label, r.status) for r in rows] == [("rv", "ok"), ("lv", "both_empty")]
+
+
+def test_an_unannotated_class_in_the_prediction_yields_no_row():
+    rows = rows_of(square(8, 8), square(8, 8, label=2), annotated=frozenset({1}))
+    assert [(r.label, r.status) for r in rows] == [("rv", "missed")]
+
+
+def test_known_spacing_is_mm_in_space_and_unknown_is_px_in_plane():
+    reference, prediction = np.zeros((4, 4, 3), int), np.zeros((4, 4, 3), int)
+    reference[1, 1, :2] = prediction[1, 1, 1:] = 1
+    known = rows_of(reference, prediction, where=grid(4, 4, 3, spacing=[1, 1, 5]))[0]
+    unknown = rows_of(reference, prediction)[0]
+    assert (known.unit, known.hd) == ("mm", 5.0)
+    assert (unknown.unit, unknown.hd) == ("px", pytest.approx(np.hypot(4, 4)))
+
+
+def test_tensors_and_arrays_score_alike():
+    reference, prediction = square(8, 8), square(8, 8, at=2)
+    tensors = rows_of(torch.from_numpy(reference), torch.from_numpy(prediction))
+    assert tensors == rows_of(reference, prediction)
+
+
+def test_a_mask_off_the_grid_is_refused_by_name():
+    with pytest.raises(AugmintError, match=r"'c1': prediction \(8, 9\)"):
+        score_case(square(8, 8), square(8, 9), LABELS, grid(8, 8), "c1", "p1", ALL)
+
+
+def test_the_file_has_the_agreed_header_and_empty_cells(tmp_path):
+    path = tmp_path / "scores.csv"
+    rows = rows_of(np.zeros((3, 4), int), square(3, 4, side=1))
+    write_scores(rows, path)
+    lines = path.read_text().splitlines()
+    assert lines[0] == HEADER
+    assert lines[1] == "c1,p1,rv,0,0,,5,5,5,0,px,false_positive"
+    assert lines[2] == "c1,p1,myo,,,,,,,,px,both_empty"
+    assert read_scores(path) == rows
+
+
+def test_a_file_with_other_columns_is_refused(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("case,dice\nc1,0.5\n")
+    with pytest.raises(AugmintError, match="not those of"):
+        read_scores(path)
+
+
+def test_means_are_over_patients_not_over_cases():
+    perfect = rows_of(square(8, 8), square(8, 8), patient="many")
+    half = rows_of(square(8, 8), square(8, 8, at=2), patient="one")
+    summary = summarise([*perfect, *perfect, *perfect, *half])
+    (rv,) = [s for s in summary.labels if s.label == "rv"]
+    assert half[0].dice == 0.25
+    assert rv.means["dice"] == pytest.approx((1 + 0.25) / 2)
+    assert (rv.patients, rv.cases) == (2, 4)
+
+
+def test_failures_are_counted_and_both_empty_is_left_out():
+    empty, full = np.zeros((8, 8), int), square(8, 8)
+    rows = [
+        *rows_of(full, full, patient="a"),
+        *rows_of(full, empty, patient="b"),
+        *rows_of(empty, full, patient="c"),
+        *rows_of(empty, empty, patient="d"),
+    ]
+    summary = summarise(rows)
+    rv = summary.labels[0]
+    assert (rv.cases, rv.patients, rv.both_empty) == (4, 3, 1)
+    assert (rv.missed, rv.false_positives, rv.failures) == (1, 1, 2)
+    assert rv.means["dice"] == pytest.approx(1 / 3)
+    assert rv.means["recall"] == pytest.approx(1 / 2)  # undefined for the false positive
+    assert rv.means["hd"] == pytest.approx(2 * np.hypot(8, 8) / 3)
+    assert summary.labels[1].means["dice"] is None
+    assert summary.mean("dice") == pytest.approx(1 / 3)
+    assert summary.policy == POLICY
+
+
+def test_mm_and_pixels_are_never_averaged():
+    rows = rows_of(square(8, 8), square(8, 8))
+    mixed = [rows[0], replace(rows[0], unit="mm")]
+    with pytest.raises(AugmintError, match="mm and px"):
+        summarise(mixed)
+
+
+def test_a_folder_scores_as_its_cases(tmp_path):
+    reference, prediction = square(8, 8), square(8, 8, at=2)
+    case = labelled_case(reference)
+    np.save(tmp_path / "c1.npy", prediction)
+    rows = score_folder(
+        tmp_path, [case], LABELS, read=lambda path: (np.load(path), case.grid), file_ending=".npy"
+    )
+    assert rows == rows_of(reference, prediction, where=case.grid)
+
+
+def test_a_missing_prediction_is_named(tmp_path):
+    case = labelled_case(square(8, 8), "patient007")
+    with pytest.raises(AugmintError, match="'patient007' has no prediction"):
+        score_folder(tmp_path, [case], LABELS, read=lambda path: ..., file_ending=".npy")
+
+
+def test_a_prediction_on_another_grid_is_refused(tmp_path):
+    case = labelled_case(square(8, 8))
+    np.save(tmp_path / "c1.npy", square(8, 8))
+    elsewhere = grid(8, 8, spacing=[1.0, 1.0])
+    with pytest.raises(AugmintError, match="grid of the reference"):
+        score_folder(
+            tmp_path,
+            [case],
+            LABELS,
+            read=lambda path: (np.load(path), elsewhere),
+            file_ending=".npy",
+        )
+
+
+def test_an_unlabelled_reference_is_refused(tmp_path):
+    case = replace(labelled_case(square(8, 8)), mask=None)
+    with pytest.raises(AugmintError, match="no reference mask"):
+        score_folder(tmp_path, [case], LABELS, read=lambda path: ..., file_ending=".npy")
