@@ -1,1 +1,99 @@
-"""Mints new, checked image-mask pairs from a labelled medical dataset."""
+"""Mints new, checked image-mask pairs from a labelled medical dataset.
+
+Every command of the command line is a function of the same name here (`list_methods` for
+`methods`, which is a package). They are imported when first asked for, so that `import augmint`
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from augmint.augment import augment
+    from augmint.case import Case, Grid, IntensityMap, Provenance
+    from augmint.catalogue import list_methods
+    from augmint.data.dataset import Dataset, open_dataset
+    from augmint.data.phantoms import make_phantoms as phantoms
+    from augmint.demo import demo
+    from augmint.doctor import doctor
+    from augmint.errors import AugmintError
+    from augmint.fit import fit
+    from augmint.generate import generate
+    from augmint.inspect import inspect
+    from augmint.segment import evaluate, segment
+
+_WHERE: dict[str, tuple[str, str]] = {
+    "AugmintError": ("augmint.errors", "AugmintError"),
+    "Case": ("augmint.case", "Case"),
+    "Dataset": ("augmint.data.dataset", "Dataset"),
+    "Grid": ("augmint.case", "Grid"),
+    "IntensityMap": ("augmint.case", "IntensityMap"),
+    "Provenance": ("augmint.case", "Provenance"),
+    "augment": ("augmint.augment", "augment"),
+    "demo": ("augmint.demo", "demo"),
+    "doctor": ("augmint.doctor", "doctor"),
+    "evaluate": ("augmint.segment", "evaluate"),
+    "fit": ("augmint.fit", "fit"),
+    "generate": ("augmint.generate", "generate"),
+    "inspect": ("augmint.inspect", "inspect"),
+    "list_methods": ("augmint.catalogue", "list_methods"),
+    "open_dataset": ("augmint.data.dataset", "open_dataset"),
+    "phantoms": ("augmint.data.phantoms", "make_phantoms"),
+    "segment": ("augmint.segment", "segment"),
+}
+
+__all__ = [
+    "AugmintError",
+    "Case",
+    "Dataset",
+    "Grid",
+    "IntensityMap",
+    "Provenance",
+    "augment",
+    "demo",
+    "doctor",
+    "evaluate",
+    "fit",
+    "generate",
+    "inspect",
+    "list_methods",
+    "open_dataset",
+    "phantoms",
+    "segment",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("augmint")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'augmint' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """Keeps public names for functions.
+
+    Importing `augmint.fit`, the module, would otherwise bind it over `augmint.fit`, the function.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _WHERE and isinstance(value, ModuleType):
+            return
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,10 @@ def augment(
     Returns:
         The dataset's folder.
     """
+    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        raise AugmintError(
+            "augment runs in one process; under torchrun use `augmint fit`, then `augmint generate`"
+        )
     talk = talk or Talk()
     dataset = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
     plan = plan_patients(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ from augmint.staging import output_folder, write_text
 
 SCHEMA_VERSION = 1
 CACHED_VOXELS = 50_000_000
+# A window is this much wider than the labels it was chosen for: masks are warped in it, and the
+# organs of other patients lie elsewhere.
+WARP_ROOM = 1.35
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,15 @@ class Prepared:
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is the GPU where there is one.
+    """`auto` is the GPU where there is one; under torchrun each process has its own.
 
     Raises:
         AugmintError: if the device asked for is not there.
     """
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=device)
         return torch.device(device)
@@ -61,6 +68,11 @@ def resolve_device(device: str) -> torch.device:
         raise AugmintError(
             f"device {device!r} cannot be used ({error}); try --device cpu, see `augmint doctor`"
         ) from error
+
+
+def follows() -> bool:
+    """Whether this is one of torchrun's processes, but not the first."""
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def real_labelled(dataset: Dataset) -> Dataset:
@@ -94,7 +106,7 @@ def prepare(
             if voxels <= CACHED_VOXELS:
                 cached.append(case)
             update(number + 1, "")
-    channels = cached[0].image.shape[0]
+    channels = case.image.shape[0]
     grid = choose_canvas(grids, preset, dims)
     pool = build_pool(cached if len(cached) == len(grids) else dataset, grid)
     if dataset.modality != "ultrasound":
@@ -119,9 +131,13 @@ def choose_canvas(grids: Sequence[Grid], preset: Preset, dims: int | None = None
     known = all(g.spacing_known for g in grids)
     if dims is None:
         thick = all(g.dims == 3 and min(g.shape) >= 16 for g in grids)
-        dims = 3 if thick and known and all(max(g.spacing) < 2 * min(g.spacing) for g in grids) else 2
+        dims = (
+            3 if thick and known and all(max(g.spacing) < 2 * min(g.spacing) for g in grids) else 2
+        )
     if dims == 3 and any(g.dims == 2 for g in grids):
-        raise AugmintError("a 3-D network needs volumes and this dataset has 2-D frames; use dims 2")
+        raise AugmintError(
+            "a 3-D network needs volumes and this dataset has 2-D frames; use dims 2"
+        )
     longest = preset.longest if dims == 2 else preset.longest_3d
     worked = [g.plane() if dims == 2 else g for g in grids]
     if known:
@@ -142,7 +158,10 @@ def choose_canvas(grids: Sequence[Grid], preset: Preset, dims: int | None = None
 
 
 def choose_window(pool: Pool, grid: WorkingGrid) -> tuple[int, ...]:
-    """The smallest centred window with 99.5 % of the labelled voxels; all of it if close to that."""
+    """A centred window with 99.5 % of the labelled voxels and room for masks to be warped in.
+
+    All of the canvas if the window would be nearly as large.
+    """
     step = 16 if grid.dims == 2 else 8
     labelled = (pool.masks > 0) & (pool.masks < 255)
     total = int(labelled.sum())
@@ -150,10 +169,10 @@ def choose_window(pool: Pool, grid: WorkingGrid) -> tuple[int, ...]:
     for axis, size in enumerate(grid.canvas):
         others = [i for i in range(labelled.ndim) if i != axis + 1]
         profile = labelled.sum(others).double()
-        for smaller in range(step, size, step):
+        for smaller in range(2, size, 2):
             margin = (size - smaller) // 2
             if float(profile[margin : size - margin].sum()) >= 0.995 * total:
-                window[axis] = smaller
+                window[axis] = min(size, _multiple(round(WARP_ROOM * smaller), step))
                 break
     side = max(window)
     chosen = tuple(min(side, c) for c in grid.canvas) if grid.dims == 2 else tuple(window)
@@ -197,10 +216,11 @@ def fit_method(
                 metrics=run / "metrics.jsonl",
                 name=name,
                 device=device,
-                progress=lambda done, total, loss: update(done, f"loss {loss:.3f}"),  # noqa: B023
+                progress=lambda done, total, loss: update(done, f"loss {loss:.3f}"),
                 log=talk.say,
             )
-        hashes[name] = save_network(best, network)
+        if not follows():
+            hashes[name] = save_network(best, network)
     return hashes
 
 
@@ -289,8 +309,17 @@ def fit(
         preset=preset, patients=list(dataset.patients), steps=steps, dims=dims, seed=seed,
         init=init, unlabelled=unlabelled,
     )  # fmt: skip
+    staged: AbstractContextManager[Path]
+    if follows():
+        # Under torchrun the first process alone writes; the others compute their share.
+        talk, staged = (
+            Talk(quiet=True),
+            nullcontext(Path(out).with_name(Path(out).name + ".partial")),
+        )
+    else:
+        staged = output_folder(Path(out), request, resume=resume)
     where = resolve_device(device)
-    with output_folder(Path(out), request, resume=resume) as run:
+    with staged as run:
         start = time.monotonic()
         prepared = prepare(dataset, sizes, dims=dims, talk=talk)
         extra = None
@@ -303,14 +332,14 @@ def fit(
             chosen, prepared, run, training=training, device=where,
             init=None if init is None else Path(init), unlabelled=extra, talk=talk,
         )  # fmt: skip
+        if follows():
+            return Path(out)
         write_run(run, request, chosen, prepared, training, hashes, time.monotonic() - start, where)
     talk.say(f"wrote the fitted method to {out}; next: augmint generate {out} DATA -o SYNTHETIC")
     return Path(out)
 
 
-def choose_patients(
-    dataset: Dataset, patients: int | Sequence[str] | None, seed: int
-) -> Dataset:
+def choose_patients(dataset: Dataset, patients: int | Sequence[str] | None, seed: int) -> Dataset:
     """The dataset of all, of `patients` drawn, or of the named patients."""
     if patients is None:
         return dataset
@@ -324,9 +353,7 @@ def choose_patients(
     return dataset.select(patients=list(patients))
 
 
-def method_with_preset(
-    name: str, settings: Mapping[str, Any] | None, preset: Preset
-) -> Method:
+def method_with_preset(name: str, settings: Mapping[str, Any] | None, preset: Preset) -> Method:
     """The method with the preset's network size, unless the settings name one."""
     import dataclasses
 
@@ -435,7 +462,9 @@ def load_run(
         method = build_method(config["method"], {**config["settings"], **(settings or {})})
         fitted = build_method(config["method"], config["settings"])
     except (OSError, KeyError, TypeError, yaml.YAMLError, json.JSONDecodeError) as error:
-        hint = " (it is unfinished: fit with --continue)" if folder.name.endswith(".partial") else ""
+        hint = (
+            " (it is unfinished: fit with --continue)" if folder.name.endswith(".partial") else ""
+        )
         raise AugmintError(
             f"{folder} is no fitted run{hint}: {error!r}; give a folder made by `augmint fit`"
         ) from error
@@ -448,9 +477,7 @@ def load_run(
                 f"{folder}: the settings {dict(settings or {})} need another network than the one "
                 "that was fitted; fit again with them"
             )
-        networks[name], hashes[name] = load_network(
-            folder / "checkpoints" / "best" / name, where
-        )
+        networks[name], hashes[name] = load_network(folder / "checkpoints" / "best" / name, where)
     return FittedRun(
         folder, method, config["method"], facts, networks, hashes,
         tuple(facts_json.get("generator_patients", ())),

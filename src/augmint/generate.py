@@ -65,6 +65,8 @@ def generate(
         The dataset's folder.
     """
     talk = talk or Talk()
+    if not 0 <= shard[0] < shard[1]:
+        raise AugmintError(f"shard (i, n) needs 0 <= i < n; got {tuple(shard)}")
     dataset = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
     dataset = choose_patients(dataset, patients, seed)
     fitted = load_run(run, settings=settings, device=device)
@@ -72,7 +74,8 @@ def generate(
     part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
     request = dict(
         command="generate", run=str(run), data=str(dataset.root), copies=copies,
-        patients=list(dataset.patients), settings=dict(settings or {}), shard=list(shard), seed=seed,
+        patients=list(dataset.patients), settings=dict(settings or {}), shard=list(shard),
+        seed=seed,
     )  # fmt: skip
     with output_folder(Path(out), request, resume=resume) as folder:
         write_real(part, folder, talk)
@@ -157,9 +160,9 @@ def synthesise(
             images += new.image.shape[-1] if by_slice else 1
             assert new.provenance is not None
             source = natives[new.provenance.source_case]
-            for old in list(natives):
-                if old != source.case_id and len(natives) > 64:
-                    del natives[old]
+            # Cases come in order, so those read before this one are done with.
+            while (oldest := next(iter(natives))) != source.case_id:
+                del natives[oldest]
             row = write_case(new, source, fitted, folder, gate, fold, device)
             write_text(rows / f"{new.case_id}.json", json.dumps(row))
             accepted += row["accepted"]
@@ -214,9 +217,7 @@ def write_case(
     }
 
 
-def write_channels(
-    folder: Path, case_id: str, stored: Any, source: Case, ending: str
-) -> None:
+def write_channels(folder: Path, case_id: str, stored: Any, source: Case, ending: str) -> None:
     """One file for each channel, as nnU-Net reads them."""
     for channel in range(len(stored)):
         path = folder / f"{case_id}_{channel:04d}{ending}"

@@ -23,12 +23,16 @@ class Talk:
     def bar(self, title: str, total: int) -> Iterator[Callable[[int, str], None]]:
         """A bar of `total` steps; call what it yields with (done, note)."""
         if self.quiet:
-            yield lambda done, note="": None
+            yield _silence
         elif sys.stderr.isatty():
             with _terminal_bar(title, total) as update:
                 yield update
         else:
             yield _Lines(self, title, total)
+
+
+def _silence(done: int, note: str = "") -> None:
+    """Say nothing."""
 
 
 class _Lines:

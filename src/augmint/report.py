@@ -57,10 +57,8 @@ def tile(
     from PIL import Image
 
     side = max(image.shape) * window
-    box = [
-        int(round((image.shape[1] - side) / 2)), int(round((image.shape[0] - side) / 2)),
-        int(round((image.shape[1] + side) / 2)), int(round((image.shape[0] + side) / 2)),
-    ]  # fmt: skip
+    left, top = ((n - side) / 2 for n in reversed(image.shape))
+    box = (round(left), round(top), round(left + side), round(top + side))
     grey = Image.fromarray(((image + 1) * 127.5).clip(0, 255).astype(np.uint8)).crop(box)
     rgb = np.array(grey.resize((size, size), Image.Resampling.BICUBIC).convert("RGB"))
     if mask is not None:
@@ -100,7 +98,9 @@ def sheet(
             draw.text(place, text[:22], fill=(190, 190, 190), font=font)
         for x, one in enumerate(tiles):
             if one is not None:
-                canvas.paste(Image.fromarray(one), (left + x * (size + gap), top + y * (size + gap)))
+                canvas.paste(
+                    Image.fromarray(one), (left + x * (size + gap), top + y * (size + gap))
+                )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name("writing." + path.name)
     canvas.save(temporary)

@@ -15,9 +15,7 @@ from augmint.errors import AugmintError
 
 
 @contextmanager
-def output_folder(
-    out: Path, request: Mapping[str, Any], *, resume: bool = False
-) -> Iterator[Path]:
+def output_folder(out: Path, request: Mapping[str, Any], *, resume: bool = False) -> Iterator[Path]:
     """Work in OUT.partial, which becomes OUT when the work is done.
 
     A kill leaves OUT.partial with all that was finished; `resume` goes on there.

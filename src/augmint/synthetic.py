@@ -272,4 +272,3 @@ def load_rows(folder: Path) -> list[dict[str, str]]:
     """The rows of a manifest."""
     with (folder / "manifest.csv").open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
-

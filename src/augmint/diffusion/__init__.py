@@ -1,0 +1,1 @@
+"""The noise path, the sampler, the networks and their training."""

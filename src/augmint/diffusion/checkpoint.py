@@ -16,7 +16,9 @@ from augmint.diffusion.networks import Denoiser, NetworkConfig, build_network
 from augmint.errors import AugmintError
 
 
-def write_folder(folder: Path, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]) -> None:
+def write_folder(
+    folder: Path, tensors: dict[str, dict[str, Tensor]], facts: dict[str, Any]
+) -> None:
     """Write {file: {name: tensor}} and facts.json beside each other, as one rename.
 
     A kill leaves the old folder or the new one, never a mixture.

@@ -176,8 +176,8 @@ def mend_spade(module: nn.Module) -> None:
             for branch in (block.mlp_gamma, block.mlp_beta):
                 if hasattr(branch, "adn"):
                     del branch.adn
-                nn.init.zeros_(branch.conv.weight)
-                nn.init.zeros_(branch.conv.bias)
+                for parameter in branch.parameters():
+                    nn.init.zeros_(parameter)
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -78,8 +78,10 @@ def levels(num_steps: int, *, start: float = 1.0, shift: float = 1.0) -> tuple[f
         raise ValueError(f"a walk has at least one step; got {num_steps}")
     if not 0 < start <= 1:
         raise ValueError(f"a walk starts at a level in (0, 1]; got {start}")
-    plain = [start * (1 - i / num_steps) for i in range(num_steps + 1)]
-    return tuple(shift * t / (1 + (shift - 1) * t) for t in plain)
+    # The unshifted level that the shift brings to `start`.
+    before = start / (shift - (shift - 1) * start)
+    plain = [before * (1 - i / num_steps) for i in range(1, num_steps + 1)]
+    return (start, *(shift * t / (1 + (shift - 1) * t) for t in plain))
 
 
 def level_of_alpha_bar(alpha_bar: Tensor) -> Tensor:

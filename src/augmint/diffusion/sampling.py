@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -40,8 +41,9 @@ class Walk:
     @property
     def evaluations(self) -> int:
         """Network evaluations for one image, guidance not counted."""
-        flow = sum(not m.renoise for m in self.moves)
-        return flow * (2 if self.solver == "heun" else 1)
+        flow = [m for m in self.moves if not m.renoise]
+        corrected = sum(m.stop > 0 for m in flow) if self.solver == "heun" else 0
+        return len(flow) + corrected
 
     def __str__(self) -> str:
         flow = sum(not m.renoise for m in self.moves)
@@ -55,13 +57,13 @@ def descend(
 ) -> Walk:
     """From `start` (1: pure noise; less: a noised reference, SDEdit) down to 0."""
     ts = levels(num_steps, start=start, shift=shift)
-    return Walk(tuple(Move(a, b) for a, b in zip(ts, ts[1:])), solver)
+    return Walk(tuple(Move(a, b) for a, b in pairwise(ts)), solver)
 
 
 def ascend(num_steps: int, *, stop: float = 1.0, solver: Solver = "heun") -> Walk:
     """From an image at 0 up along the flow to its noise at `stop` (inversion, DDIB)."""
     ts = levels(num_steps, start=stop)[::-1]
-    return Walk(tuple(Move(a, b) for a, b in zip(ts, ts[1:])), solver)
+    return Walk(tuple(Move(a, b) for a, b in pairwise(ts)), solver)
 
 
 def descend_with_jumps(
@@ -99,7 +101,9 @@ class Noise:
         """Fresh noise of the shape of x (B, ...), B = the number of generators."""
         if len(x) != len(self.generators):
             raise ValueError(f"{len(self.generators)} generators for a batch of {len(x)}")
-        drawn = [torch.randn(x.shape[1:], generator=g, dtype=torch.float32) for g in self.generators]
+        drawn = [
+            torch.randn(x.shape[1:], generator=g, dtype=torch.float32) for g in self.generators
+        ]
         return torch.stack(drawn).to(x)
 
 
@@ -144,7 +148,9 @@ def sample(
         else:
             h = u - t
             v = v_at(x, t)
-            if walk.solver == "heun":
+            # At level 0 a network's velocity holds noise that it cannot know, so Heun's last step
+            # is Euler's. Source: Karras et al., NeurIPS 2022, Algorithm 1, line 6.
+            if walk.solver == "heun" and u > 0:
                 x = x + h * (v + v_at(x + h * v, u)) / 2
             elif walk.solver == "multistep" and last is not None:
                 # Adams-Bashforth of second order on uneven steps.

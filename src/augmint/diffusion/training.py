@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from augmint.diffusion.checkpoint import (
 from augmint.diffusion.networks import Denoiser
 from augmint.diffusion.path import add_noise, logit_normal, velocity
 from augmint.diffusion.sampling import generator_for
+from augmint.errors import AugmintError
 
 Draw = Callable[[torch.Generator, int], tuple[Tensor, Tensor | None]]
 """(generator, batch size) to a target (B, C, *spatial) and its condition (B, K, *spatial)."""
@@ -160,7 +161,7 @@ def fit_network(
         share = [None if x is None else x[rank::world] for x in batch]
         while True:
             try:
-                loss = _accumulate(trained, share, micro, device, config)
+                loss = _accumulate(trained, share, micro, device, config, world)
                 break
             except torch.OutOfMemoryError:
                 if micro == 1:
@@ -169,11 +170,17 @@ def fit_network(
                 optimizer.zero_grad(set_to_none=True)
                 torch.cuda.empty_cache()
                 log(f"out of GPU memory: micro-batch halved to {micro}, effective batch kept")
+        if not math.isfinite(loss):
+            raise AugmintError(
+                f"the loss of {name!r} is {loss} at step {step + 1}; lower learning_rate "
+                f"({config.learning_rate}) or set precision to fp32"
+            )
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         keep = (1 - 1 / (step + 1)) ** (gamma + 1)
-        torch._foreach_lerp_(average, list(network.parameters()), 1 - keep)
+        with torch.no_grad():
+            torch._foreach_lerp_(average, list(network.parameters()), 1 - keep)
         smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
         if rank == 0:
             if progress is not None:
@@ -212,6 +219,7 @@ def _accumulate(
     micro: int,
     device: torch.device | str,
     config: TrainingConfig,
+    world: int,
 ) -> float:
     """Gradients of this process's share of a batch, in micro-batches; returns the mean loss."""
     target, condition, eps, t = share
@@ -224,14 +232,22 @@ def _accumulate(
         x_0, noise, level = (x[part].to(device) for x in (target, eps, t))
         given = None if condition is None else condition[part].to(device)
         last = start + micro >= len(target)
-        waiting = nullcontext() if last or not hasattr(trained, "no_sync") else trained.no_sync()
-        with waiting:  # type: ignore[operator]
+        with nullcontext() if last else _without_sync(trained):
             with autocast(device, config.precision):
                 v = trained(add_noise(x_0, noise, level), level, given)
-            loss = (v.float() - velocity(x_0, noise)).square().mean() * (len(x_0) / len(target))
+            # Gradients are averaged over processes, whose shares may differ by one image.
+            weight = len(x_0) * world / config.batch_size
+            loss = (v.float() - velocity(x_0, noise)).square().mean() * weight
             loss.backward()
         total += float(loss.detach())
     return total
+
+
+def _without_sync(trained: nn.Module) -> AbstractContextManager[Any]:
+    """Gradients of all but the last micro-batch wait for it before processes exchange them."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return trained.no_sync() if isinstance(trained, DistributedDataParallel) else nullcontext()
 
 
 def _distributed(network: Denoiser, device: torch.device | str) -> nn.Module:

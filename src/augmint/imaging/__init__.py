@@ -1,0 +1,1 @@
+"""Arrays only, no learning: intensity, geometry, grids."""

@@ -26,8 +26,8 @@ class WarpRange:
     rotation_deg: float = 15.0
     scale: float = 0.15
     shift: float = 0.03
-    elastic: float = 0.02
-    control: int = 6
+    elastic: float = 0.012
+    control: int = 5
 
     def scaled(self, strength: float) -> WarpRange:
         """The same range, `strength` times as far."""

@@ -44,8 +44,13 @@ class WorkingGrid:
     @staticmethod
     def from_json(facts: dict[str, Any]) -> WorkingGrid:
         """The converse of `to_json`."""
+        spacing = facts["spacing_mm"]
         return WorkingGrid(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+            dims=facts["dims"],
+            canvas=tuple(facts["canvas"]),
+            window=tuple(facts["window"]),
+            longest=facts["longest"],
+            spacing_mm=None if spacing is None else tuple(spacing),
         )
 
     def resampled_shape(self, grid: Grid) -> tuple[int, ...]:
@@ -161,7 +166,7 @@ def center(x: Tensor, shape: Sequence[int], fill: float) -> Tensor:
     """Pad with `fill` or crop the last len(shape) axes about their centres."""
     pads: list[int] = []
     for have, want in zip(reversed(x.shape), reversed(tuple(shape))):
-        # The same side takes the odd pixel both ways, so that a crop and its padding agree.
-        before = abs(want - have) // 2 * (1 if want >= have else -1)
+        # Pixel n // 2 is the centre of every size, so that crops and paddings compose and invert.
+        before = want // 2 - have // 2
         pads += [before, want - have - before]
     return functional.pad(x, pads, value=fill) if any(pads) else x

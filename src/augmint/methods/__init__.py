@@ -47,11 +47,13 @@ def build_method(name: str, settings: Mapping[str, Any] | None = None) -> Method
         if key not in fields:
             raise AugmintError(f"{name} has no field {key!r}; its fields are {', '.join(fields)}")
     try:
-        method: Method = TypeAdapter(kind).validate_python(dict(settings or {}))
+        method: Any = TypeAdapter(kind).validate_python(dict(settings or {}))
     except ValidationError as error:
         first = error.errors()[0]
         raise AugmintError(
             f"{name}: field {'.'.join(map(str, first['loc']))} cannot be "
             f"{first['input']!r}: {first['msg']}"
         ) from error
+    if not isinstance(method, Method):
+        raise AugmintError(f"{name} is no method; it needs the functions networks and generate")
     return method

@@ -1,0 +1,1 @@
+"""Which synthetic pairs may be used."""

@@ -136,7 +136,7 @@ def fit_gate(
                     num_classes=max(labels.values()) + 1,
                     folder=folder / f"fit_{k}",
                     device=device,
-                    progress=lambda done: update(done, ""),  # noqa: B023
+                    progress=lambda done: update(done, ""),
                     resume=True,
                 )
             save_segmenter(where, network)

@@ -1,0 +1,1 @@
+"""Segmentation networks: what they are built of, fitted on and asked for."""

@@ -1,0 +1,169 @@
+"""Do synthetic pairs help a segmenter with few patients? The first honest comparison.
+
+    python benchmarks/first_comparison.py DATA [--draws 3] [--seeds 2] [--work scratch/compare]
+
+For each draw of `--patients` ACDC train patients: one generator and one gate on those patients
+alone; then a U-Net with strong classical augmentation, (a) on the real pairs, (b) on the same with
+half of each batch drawn from the accepted synthetic pairs. Same steps, same network, same seeds.
+Tested on ACDC's test part and on all of Sunnybrook (LV and MYO; another vendor), whole cases on
+the native grid, cases averaged within a patient. Nothing is chosen on a test patient. Writes
+benchmarks/results/first_comparison.json; every finished part is kept and not done again.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from augmint.augment import augment
+from augmint.data.dataset import open_dataset
+from augmint.data.pool import build_pool
+from augmint.data.splits import check_synthetic, draw_patients
+from augmint.evaluation.score import read_scores, score_case, write_scores
+from augmint.fit import describe_device, load_run, resolve_device, versions
+from augmint.progress import Talk
+from augmint.segmentation.cases import predict_case
+from augmint.segmentation.training import SegmenterConfig, fit_segmenter
+from augmint.synthetic import load_rows
+from results import commit, save
+
+parser = argparse.ArgumentParser()
+parser.add_argument("data", type=Path)
+parser.add_argument("--patients", type=int, default=5)
+parser.add_argument("--draws", type=int, default=3)
+parser.add_argument("--seeds", type=int, default=2)
+parser.add_argument("--preset", default="quick")
+parser.add_argument("--steps", type=int, default=1000, help="of each generator")
+parser.add_argument("--segmenter-steps", type=int, default=1200)
+parser.add_argument("--work", type=Path, default=Path("scratch/compare"))
+parser.add_argument("--device", default="auto")
+ARMS = ("real", "real + synthetic")
+METRICS = ("dice", "precision", "recall", "hd95", "assd")
+
+
+def main() -> None:
+    a = parser.parse_args()
+    talk, device = Talk(), resolve_device(a.device)
+    acdc = open_dataset(a.data / "Dataset027_ACDC")
+    sunnybrook = open_dataset(a.data / "Dataset060_Sunnybrook")
+    split = json.loads((a.data / "splits.json").read_text())["Dataset027_ACDC"]
+    tests = {"ACDC": acdc.select(patients=split["test"]), "Sunnybrook": sunnybrook}
+    shares = []
+    for draw in range(a.draws):
+        train = draw_patients(split["train"], a.patients, draw)
+        work = a.work / f"draw_{draw}"
+        work.mkdir(parents=True, exist_ok=True)
+        out = work / "Dataset128_Synthetic"
+        if not out.exists():
+            augment(
+                acdc, out, patients=train, held_fraction=0, preset=a.preset, steps=a.steps,
+                seed=draw, device=a.device, resume=True, talk=talk,
+            )  # fmt: skip
+        run = json.loads((out / "run.json").read_text())
+        shares.append(run["counts"]["accepted"] / run["counts"]["synthetic"])
+        rows = [r for r in load_rows(out) if r["synthetic"] == "1" and r["accepted"] == "1"]
+        check_synthetic(rows, run, [*split["test"], *split["validation"]])
+        made = open_dataset(out)
+        grid = load_run(out / "run", device="cpu").facts.grid
+        real = build_pool((made.load(i) for i in made.items if not i.synthetic), grid)
+        synthetic = build_pool((made.load(i) for i in made.items if i.synthetic), grid)
+        real, synthetic = real.crop(grid.window), synthetic.crop(grid.window)
+        for seed in range(a.seeds):
+            for arm in ARMS:
+                name = f"{arm.replace(' + ', '_')}_{seed}"
+                if all((work / f"{name}_{t}.csv").exists() for t in tests):
+                    continue
+                config = SegmenterConfig(steps=a.segmenter_steps, seed=seed)
+                with talk.bar(f"draw {draw} {name}", config.steps) as update:
+                    network = fit_segmenter(
+                        config, real, None if arm == "real" else synthetic,
+                        num_classes=4, device=device, progress=lambda done: update(done, ""),
+                    )  # fmt: skip
+                for test, dataset in tests.items():
+                    scores = []
+                    for case in dataset:
+                        found = predict_case([network], case, grid, device=device)
+                        scores += score_case(
+                            case.mask, found, dataset.labels, case.grid, case.case_id,
+                            case.patient_id, case.annotated,
+                        )  # fmt: skip
+                    write_scores(scores, work / f"{name}_{test}.csv")
+    result = {
+        "what": f"{a.patients} ACDC train patients, {a.draws} draws, {a.seeds} segmenter seeds",
+        "accepted_share": shares,
+        "generator_steps": a.steps,
+        "segmenter_steps": a.segmenter_steps,
+        "tests": {t: compare(a, t) for t in tests},
+        "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    save("first_comparison", result)
+    for test, found in result["tests"].items():
+        for metric, line in found.items():
+            arms = ", ".join(f"{arm} {line['arms'][arm]['mean']:.3f}" for arm in ARMS)
+            low, high = line["difference_95"]
+            print(
+                f"{test:10} {metric:9} {arms}; difference {line['difference']:+.3f} "
+                f"[{low:+.3f}, {high:+.3f}], same arm with another seed differs by "
+                f"{line['seed_noise']:.3f}"
+            )
+
+
+def compare(a: argparse.Namespace, test: str) -> dict:
+    """Means per arm, the paired difference, and its bootstrap over draws, seeds and patients."""
+    tables = {
+        metric: {
+            arm: np.stack([
+                np.stack([table(a, draw, arm, seed, test, metric) for seed in range(a.seeds)])
+                for draw in range(a.draws)
+            ])
+            for arm in ARMS
+        }
+        for metric in METRICS
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    result = {}
+    for metric, arms in tables.items():
+        difference = arms[ARMS[1]] - arms[ARMS[0]]  # draws x seeds x patients
+        draws, seeds, patients = difference.shape
+        resampled = []
+        for _ in range(4000):
+            d, s = rng.integers(draws, size=draws), rng.integers(seeds, size=(draws, seeds))
+            p = rng.integers(patients, size=patients)
+            resampled.append(difference[d[:, None], s][:, :, p].mean())
+        baseline = arms[ARMS[0]].mean(-1)
+        result[metric] = {
+            "arms": {
+                arm: {"mean": float(v.mean()), "by_draw_and_seed": v.mean(-1).tolist()}
+                for arm, v in arms.items()
+            },
+            "difference": float(difference.mean()),
+            "difference_95": [float(q) for q in np.quantile(resampled, (0.025, 0.975))],
+            "difference_by_draw": difference.mean((1, 2)).tolist(),
+            "seed_noise": float(np.abs(np.diff(baseline, axis=1)).mean()) if seeds > 1 else None,
+            "patients": patients,
+        }
+    return result
+
+
+def table(
+    a: argparse.Namespace, draw: int, arm: str, seed: int, test: str, metric: str
+) -> np.ndarray:
+    """One figure for each patient: labels and cases averaged, undefined ones left out."""
+    name = f"{arm.replace(' + ', '_')}_{seed}_{test}.csv"
+    rows = read_scores(a.work / f"draw_{draw}" / name)
+    by_patient: dict[str, list[float]] = {}
+    for row in rows:
+        value = getattr(row, metric)
+        if value is not None:
+            by_patient.setdefault(row.patient, []).append(value)
+    patients = sorted({r.patient for r in rows})
+    return np.array([np.mean(by_patient.get(p, [np.nan])) for p in patients])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The same commands on CAMUS (frames, 2-D) and Hippocampus (volumes, 3-D networks).
+
+    python benchmarks/other_organs.py DATA camus|hippocampus [--work scratch/organs] [--steps N]
+
+Generator and gate see some patients of the train part; the judge, another architecture, is fitted
+on train patients that they did not see; the masks judged are those of the validation part. Writes
+benchmarks/results/<name>_quick.json and leaves the dataset to look at in --work.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from augmint.augment import augment
+from augmint.data.dataset import open_dataset
+from augmint.data.splits import draw_patients
+from augmint.fit import describe_device, load_run, prepare, resolve_device, versions
+from augmint.generate import generate
+from augmint.presets import preset_named
+from augmint.progress import Talk
+from augmint.quality.agreement import agreement_of
+from augmint.segmentation.cases import predict_case
+from augmint.segmentation.checkpoint import load_segmenter, save_segmenter
+from augmint.segmentation.training import SegmenterConfig, fit_segmenter
+from results import commit, save
+
+FOLDERS = {"camus": "Dataset050_CAMUS", "hippocampus": "Dataset004_Hippocampus"}
+parser = argparse.ArgumentParser()
+parser.add_argument("data", type=Path)
+parser.add_argument("name", choices=FOLDERS)
+parser.add_argument("--patients", type=int, default=15)
+parser.add_argument("--judge-patients", type=int, default=15)
+parser.add_argument("--steps", type=int, default=500)
+parser.add_argument("--judge-steps", type=int, default=500)
+parser.add_argument("--copies", type=int, default=2)
+parser.add_argument("--preset", default="quick")
+parser.add_argument("--work", type=Path, default=Path("scratch/organs"))
+parser.add_argument("--device", default="auto")
+
+
+def main() -> None:
+    a = parser.parse_args()
+    talk, device = Talk(), resolve_device(a.device)
+    folder = FOLDERS[a.name]
+    whole = open_dataset(a.data / folder)
+    split = json.loads((a.data / "splits.json").read_text())[folder]
+    train = draw_patients(split["train"], a.patients, 0)
+    rest = [p for p in split["train"] if p not in train]
+    others = draw_patients(rest, min(len(rest), a.judge_patients), 0)
+    work = a.work / a.name
+    work.mkdir(parents=True, exist_ok=True)
+    out, unseen, judge_folder = work / "Dataset129_Synthetic", work / "unseen", work / "judge"
+    start = time.monotonic()
+    if not out.exists():
+        augment(
+            whole, out, patients=train, held_fraction=0, preset=a.preset, steps=a.steps,
+            copies=a.copies, device=a.device, resume=True, talk=talk,
+        )  # fmt: skip
+        (work / "wall.json").write_text(json.dumps(time.monotonic() - start))
+    donors = whole.select(patients=split["validation"][:10])
+    if not unseen.exists():
+        generate(out / "run", donors, unseen, copies=2, device=a.device, resume=True, talk=talk)
+    fitted = load_run(out / "run", device="cpu")
+    grid = fitted.facts.grid
+    if not judge_folder.exists():
+        sizes = preset_named(a.preset)
+        pool = prepare(whole.select(patients=others), sizes, talk=talk).pool
+        config = SegmenterConfig(
+            network="attention_unet", width=16, steps=a.judge_steps, lr=1e-3, seed=100,
+            batch_size=16 if grid.dims == 2 else 2 * sizes.batch_size_3d,
+        )  # fmt: skip
+        with talk.bar("judge", config.steps) as update:
+            network = fit_segmenter(
+                config, pool.crop(grid.window), num_classes=fitted.facts.num_classes,
+                folder=work / "judge_fit", device=device, resume=True,
+                progress=lambda done: update(done, ""),
+            )  # fmt: skip
+        save_segmenter(judge_folder, network)
+    judge = [load_segmenter(judge_folder, device)[0]]
+    judged: dict[str, dict[str, list[float]]] = {"real": {}, "synthetic": {}}
+    labels = {n: i for n, i in whole.labels.items() if i}
+    made = open_dataset(unseen)
+    for item in made.items:
+        case = made.load(item)
+        found = predict_case(judge, case, grid, device=device).numpy()
+        kind = judged["synthetic" if item.synthetic else "real"]
+        for name, value in agreement_of(case, found, labels).items():
+            if value is not None and bool((case.mask == labels[name]).any()):
+                kind.setdefault(name, []).append(value)
+    run = json.loads((out / "run.json").read_text())
+    cost = run["cost"][0]
+    table = {
+        kind: {n: {"mean": float(np.mean(v)), "std": float(np.std(v)), "cases": len(v)}
+               for n, v in found.items()}
+        for kind, found in judged.items()
+    }  # fmt: skip
+    result = {
+        "what": "adherence by an independent judge, all pairs before gating, masks of patients "
+        "that generator, gate and judge never saw; Dice per whole case on the native grid",
+        "grid": asdict(grid),
+        "generator_steps": a.steps,
+        "adherence": table,
+        "accepted_share": run["counts"]["accepted"] / run["counts"]["synthetic"],
+        "counts": run["counts"],
+        "gate_thresholds": run["gates"][0]["thresholds"],
+        "images_per_second": cost["images"] / cost["sampling_seconds"],
+        "wall_minutes": json.loads((work / "wall.json").read_text()) / 60,
+        "generator_patients": list(train),
+        "judge_patients": list(others),
+        "mask_patients": list(donors.patients),
+        "device": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    save(f"{a.name}_{a.preset}", result)
+    for name in labels:
+        real, new = table["real"][name], table["synthetic"][name]
+        print(
+            f"{name:10} judge on synthetic {new['mean']:.3f} +- {new['std']:.3f} "
+            f"({new['cases']}), on real {real['mean']:.3f} +- {real['std']:.3f} ({real['cases']})"
+        )
+    print(f"accepted {result['accepted_share']:.0%}, {result['wall_minutes']:.1f} min")
+
+
+if __name__ == "__main__":
+    main()
