@@ -36,6 +36,8 @@ parser.add_argument("--draws", type=int, default=3)
 parser.add_argument("--seeds", type=int, default=2)
 parser.add_argument("--preset", default="quick")
 parser.add_argument("--steps", type=int, default=1000, help="of each generator")
+parser.add_argument("--copies", type=int, default=5)
+parser.add_argument("--gate-steps", type=int, default=None)
 parser.add_argument("--segmenter-steps", type=int, default=1200)
 parser.add_argument("--work", type=Path, default=Path("scratch/compare"))
 parser.add_argument("--device", default="auto")
@@ -59,7 +61,8 @@ def main() -> None:
         if not out.exists():
             augment(
                 acdc, out, patients=train, held_fraction=0, preset=a.preset, steps=a.steps,
-                seed=draw, device=a.device, resume=True, talk=talk,
+                gate_steps=a.gate_steps, copies=a.copies, seed=draw, device=a.device, resume=True,
+                talk=talk,
             )  # fmt: skip
         run = json.loads((out / "run.json").read_text())
         shares.append(run["counts"]["accepted"] / run["counts"]["synthetic"])
@@ -94,6 +97,8 @@ def main() -> None:
         "what": f"{a.patients} ACDC train patients, {a.draws} draws, {a.seeds} segmenter seeds",
         "accepted_share": shares,
         "generator_steps": a.steps,
+        "gate_steps": a.gate_steps,
+        "copies": a.copies,
         "segmenter_steps": a.segmenter_steps,
         "tests": {t: compare(a, t) for t in tests},
         "device": describe_device(device),

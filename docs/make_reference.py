@@ -8,8 +8,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 import augmint
@@ -22,9 +22,9 @@ COMMAND_LINE = """# Command line
 
 Written by `docs/make_reference.py` from the command line itself. Each command has `--help` too.
 
-Results go to standard output, progress and errors to standard error. With `--json` the result is one
-JSON object. `--config FILE` takes values of options from YAML, also from a run's `config.yaml`; what
-stands on the command line wins. [Exit codes](errors.md).
+Results go to standard output, progress and errors to standard error. With `--json` the result is
+one JSON object. `--config FILE` takes values of options from YAML, also from a run's `config.yaml`;
+what stands on the command line wins. [Exit codes](errors.md).
 """
 PYTHON = """# Python functions
 
@@ -50,21 +50,22 @@ def command_line() -> str:
     return COMMAND_LINE + "".join(_command(n, c) for n, c in group.commands.items())
 
 
-def _command(name: str, command: click.Command) -> str:
+def _command(name: str, command: Any) -> str:
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option"]
     line = " ".join(["augmint", name, *(_metavar(a) for a in arguments)])
     rows = [f"| `{_metavar(a)}` | {a.help} | |" for a in arguments]
     for option in options:
         flags = ", ".join(f"`{flag}`" for flag in reversed(option.opts))
-        default = "" if option.default in (None, False, ()) else f"`{option.default}`"
+        unset = option.default is None or option.default is False
+        default = "" if unset else f"`{option.default}`"
         rows.append(f"| {flags} | {option.help} | {default} |")
     table = "\n".join(["| option | meaning | default |", "|---|---|---|", *rows])
     table = "" if not rows else f"\n{table}\n"
     return f"\n## augmint {name}\n\n{command.help}\n\n    {line}\n{table}"
 
 
-def _metavar(argument: click.Parameter) -> str:
+def _metavar(argument: Any) -> str:
     name = (argument.name or "").upper()
     return f"[{name}]" if name == "SYNTHETIC" else name
 
@@ -92,8 +93,9 @@ def _signature(name: str, function: object) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not starred:
             starred = True
             lines.append("    *,")
-        lines.append(f"    {str(parameter).replace(chr(39), '')},")
-    answer = str(signature.return_annotation).replace("'", "")
+        given = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        lines.append(f"    {parameter.name}: {parameter.annotation}{given},")
+    answer = signature.return_annotation
     return "\n".join([f"{name}(", *lines, f") -> {answer}"]) if lines else f"{name}() -> {answer}"
 
 

@@ -18,7 +18,8 @@ def randomised(module, seed=0):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in module.parameters():
-            p.copy_(torch.randn(p.shape, generator=generator) * (0.1 if p.ndim > 1 else 0.3))
+            scale = p[0].numel() ** -0.5 if p.ndim > 1 else 0.5
+            p.copy_(torch.randn(p.shape, generator=generator) * scale)
     return module.eval()
 
 

@@ -42,7 +42,11 @@ def normal(*shape, seed=0):
 
 
 def test_clean_image_and_noise_are_recovered_from_the_velocity():
-    x_0, eps, t = normal(3, 1, 4, 5, seed=1), normal(3, 1, 4, 5, seed=2), torch.tensor([0.1, 0.5, 0.9])
+    x_0, eps, t = (
+        normal(3, 1, 4, 5, seed=1),
+        normal(3, 1, 4, 5, seed=2),
+        torch.tensor([0.1, 0.5, 0.9]),
+    )
     x_t, v = add_noise(x_0, eps, t), velocity(x_0, eps)
     torch.testing.assert_close(clean_from_velocity(x_t, v, t), x_0)
     torch.testing.assert_close(noise_from_velocity(x_t, v, t), eps)

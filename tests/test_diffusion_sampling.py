@@ -183,7 +183,9 @@ def test_guidance_of_one_is_a_single_pass():
         return conditional(x, t, condition)
 
     x, t, condition = normal(3, 1, 4, 4), torch.full((3,), 0.5), normal(3, 2, 4, 4)
-    torch.testing.assert_close(with_guidance(network, condition)(x, t), conditional(x, t, condition))
+    torch.testing.assert_close(
+        with_guidance(network, condition)(x, t), conditional(x, t, condition)
+    )
     with_guidance(network, condition, scale=1.5)(x, t)
     assert sizes == [3, 6]
 
@@ -198,7 +200,9 @@ def test_known_pixels_are_exact_at_the_end():
     known[:, :, :5] = 1
     noise = Noise(generators(2))
     walk = descend_with_jumps(6, jump_length=2, num_resamples=2, solver="heun")
-    out = sample(ideal(), noise.like(image), walk, noise=noise, guides=[keep_known(image, known, noise)])
+    out = sample(
+        ideal(), noise.like(image), walk, noise=noise, guides=[keep_known(image, known, noise)]
+    )
     kept = known.bool().expand_as(image)
     assert torch.equal(out[kept], image[kept])
     assert not torch.equal(out[~kept], image[~kept])
@@ -222,7 +226,9 @@ def test_known_pixels_steer_the_unknown_ones():
     image, known = torch.tensor([[[0.8, 0.0]]]), torch.tensor([[[1.0, 0.0]]])
     noise = Noise(generators(1))
     walk = descend_with_jumps(50, jump_length=5, num_resamples=8)
-    out = sample(denoise, noise.like(image), walk, noise=noise, guides=[keep_known(image, known, noise)])
+    out = sample(
+        denoise, noise.like(image), walk, noise=noise, guides=[keep_known(image, known, noise)]
+    )
     assert float(out[0, 0, 1]) == pytest.approx(0.8, abs=0.1)
 
 
@@ -252,13 +258,17 @@ def test_low_frequencies_are_those_of_the_reference_at_the_end(shape):
     before, after = ((low(x) - low(reference)).abs().max() for x in (start, out))
     assert float(after) < 0.05 * float(before)
     # Where the reference is even the match is exact.
-    even = match_low_frequencies(torch.full_like(reference, 0.3), 4, noise)(stripes + 0 * start, 0.0)
+    even = match_low_frequencies(torch.full_like(reference, 0.3), 4, noise)(
+        stripes + 0 * start, 0.0
+    )
     torch.testing.assert_close(low(even), torch.full_like(low(even), 0.3))
 
 
 def test_the_reference_is_noised_to_the_level_of_the_state():
     reference = torch.full((1, 1, 256, 256), 0.5)
-    out = match_low_frequencies(reference, 2, Noise(generators(1)))(torch.zeros_like(reference), 0.6)
+    out = match_low_frequencies(reference, 2, Noise(generators(1)))(
+        torch.zeros_like(reference), 0.6
+    )
     assert float(out.mean()) == pytest.approx(0.2, abs=0.01)
     assert 0.1 < float(out.std()) < 0.3  # noise of 0.6, smoothed
 

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from augmint.demo import demo
     from augmint.doctor import doctor
     from augmint.errors import AugmintError
+    from augmint.evaluate import evaluate
     from augmint.fit import fit
     from augmint.generate import generate
     from augmint.inspect import inspect
-    from augmint.segment import evaluate, segment
+    from augmint.segment import segment
 
 _WHERE: dict[str, tuple[str, str]] = {
     "AugmintError": ("augmint.errors", "AugmintError"),
@@ -36,7 +37,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "augment": ("augmint.augment", "augment"),
     "demo": ("augmint.demo", "demo"),
     "doctor": ("augmint.doctor", "doctor"),
-    "evaluate": ("augmint.segment", "evaluate"),
+    "evaluate": ("augmint.evaluate", "evaluate"),
     "fit": ("augmint.fit", "fit"),
     "generate": ("augmint.generate", "generate"),
     "inspect": ("augmint.inspect", "inspect"),

@@ -84,7 +84,7 @@ def inspect(
     config: opt.Config = None,
 ) -> None:
     """Show what a dataset holds and what is wrong with it."""
-    from augmint.inspect import inspect, in_words
+    from augmint.inspect import in_words, inspect
 
     facts = inspect(_open(data, patient_regex, label_map), out, talk=Talk(quiet=quiet))
     _print(facts, as_json, in_words(facts))
@@ -116,9 +116,7 @@ def fit(
     patients: opt.Patients = None,
     steps: opt.Steps = None,
     dims: opt.Dims = None,
-    init: Annotated[
-        Path | None, typer.Option("--init", help="A fitted run to start from.")
-    ] = None,
+    init: Annotated[Path | None, typer.Option("--init", help="A fitted run to start from.")] = None,
     unlabelled: Annotated[
         Path | None, typer.Option("--unlabelled", help="A dataset whose images join the fit.")
     ] = None,
@@ -156,7 +154,7 @@ def fit(
 @app.command()
 def generate(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(help="A fitted run, or a method that needs no fit.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a method without one.")],
     data: opt.Data = None,
     out: opt.Out = None,
     settings: opt.Set = None,
@@ -246,7 +244,8 @@ def segment(
     context: typer.Context,
     data: opt.Data = None,
     synthetic: Annotated[
-        Path | None, typer.Argument(help="A dataset whose accepted synthetic cases are added.")
+        Path | None,
+        typer.Argument(metavar="[SYNTHETIC]", help="Its accepted synthetic cases join."),
     ] = None,
     out: opt.Out = None,
     network: Annotated[
@@ -307,7 +306,7 @@ def segment(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A segmenter trained by `augmint segment`.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Made by `augmint segment`.")],
     data: opt.Data = None,
     out: opt.Out = None,
     patients: opt.Patients = None,
@@ -327,7 +326,7 @@ def evaluate(
     config: opt.Config = None,
 ) -> None:
     """Predict and score with a segmenter on patients that it never saw."""
-    from augmint.segment import evaluate, in_words
+    from augmint.evaluate import evaluate, in_words
 
     summary = evaluate(
         run, _open(data, patient_regex, label_map), _given(out, "-o"),
@@ -339,7 +338,7 @@ def evaluate(
 
 @app.command()
 def phantoms(
-    kind: Annotated[str, typer.Argument(help="cine-mr or apical-ultrasound.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="cine-mr or apical-ultrasound.")],
     out: opt.Out = None,
     vendor: Annotated[str, typer.Option("--vendor", help="Whose pictures to imitate.")] = "A",
     patients: Annotated[int, typer.Option("--patients", min=1, help="How many to draw.")] = 12,
@@ -360,7 +359,7 @@ def phantoms(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder of the demo.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Its folder.")] = Path("demo"),
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     quiet: opt.Quiet = False,
@@ -384,9 +383,7 @@ def doctor(as_json: opt.Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _open(
-    data: Path | None, patient_regex: str | None, label_map: list[str] | None
-) -> Dataset:
+def _open(data: Path | None, patient_regex: str | None, label_map: list[str] | None) -> Dataset:
     from augmint.data.dataset import open_dataset
 
     return open_dataset(

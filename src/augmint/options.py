@@ -185,7 +185,7 @@ def _help(text: str, *flags: str, **more: Any) -> Any:
 
 Data = Annotated[
     Path | None,
-    typer.Argument(help="A labelled dataset: nnU-Net, Decathlon, MONAI, BIDS, paired folders."),
+    typer.Argument(metavar="DATA", help="nnU-Net, Decathlon, MONAI, BIDS or paired folders."),
 ]
 Out = Annotated[
     Path | None, _help("The folder to make; an existing one is never touched.", "-o", "--out")

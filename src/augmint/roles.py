@@ -12,7 +12,6 @@ from augmint.data.splits import (
     check_leak,
     check_synthetic,
     draw_patients,
-    hold_back,
     patients_seen,
 )
 from augmint.errors import AugmintError
@@ -87,7 +86,8 @@ def assign_roles(
     held = _held(run, source, fold)
     train, held_here = _patients(real.patients, held, patients, validation, seed)
     check_leak(train, held_here)
-    made, seen = None, ()
+    made: Dataset | None = None
+    seen: tuple[str, ...] = ()
     if source is not None:
         follow = set(train) if synthetic is None and patients is not None else None
         made, seen = _synthetic(source, run, fold, follow, [*held, *held_here])
@@ -153,23 +153,33 @@ def _patients(
                 f"the data name {len(held_here)} validation patient(s) themselves; leave "
                 "--validation out"
             )
-        if validation:
-            others = [p for p in everyone if p not in set(named)]
-            amount: dict[str, Any] = (
-                {"fraction": validation} if isinstance(validation, float) else {"n": validation}
-            )
-            if named:
-                count = validation if isinstance(validation, int) else None
-                count = count or max(1, round(validation * len(everyone)))
-                held_here = draw_patients(others, count, seed)
-            else:
-                held_here = hold_back(others, seed=seed, **amount)[1]
+        others = [p for p in everyone if p not in set(named)]
+        count = _count(validation, len(everyone))
+        if count:
+            kept = 0 if named else 1
+            if count + kept > len(others):
+                raise AugmintError(
+                    f"{count} of {len(everyone)} patients cannot validate, "
+                    f"{max(0, len(others) - kept)} can; ask for fewer"
+                )
+            held_here = draw_patients(others, count, seed)
     free = tuple(p for p in everyone if p not in set(held_here))
     if named:
         return named, held_here
     if not free:
         raise AugmintError("every patient validates, none is left to train on")
     return (draw_patients(free, patients, seed) if isinstance(patients, int) else free), held_here
+
+
+def _count(validation: int | float, patients: int) -> int:
+    """How many patients a number or a share of them is; a share is one patient at least."""
+    if isinstance(validation, float):
+        if not 0 <= validation < 1:
+            raise AugmintError(f"a share to validate on lies from 0 to below 1, got {validation}")
+        return max(1, round(validation * patients)) if validation else 0
+    if validation < 0:
+        raise AugmintError(f"the number of patients to validate on is {validation}; give 0 or more")
+    return validation
 
 
 def _synthetic(

@@ -1,0 +1,299 @@
+"""What a command would do and how long that takes: the plans of --dry-run. Nothing is written.
+
+Times come from a few real steps on the real samples. Generation is not run: one evaluation of a
+denoiser is taken as a third of a training step's time for one image.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from augmint.augment import plan_patients
+from augmint.data.dataset import Dataset
+from augmint.data.pool import Pool
+from augmint.diffusion.networks import build_network, count_parameters
+from augmint.diffusion.training import TrainingConfig, fit_network
+from augmint.errors import AugmintError
+from augmint.fit import (
+    Prepared,
+    choose_patients,
+    describe_device,
+    drawer,
+    load_run,
+    method_with_preset,
+    prepare,
+    real_labelled,
+    resolve_device,
+    training_config,
+)
+from augmint.generate import check_labels
+from augmint.imaging.working import WorkingGrid
+from augmint.methods import Method
+from augmint.presets import preset_named
+from augmint.progress import Talk
+from augmint.segment import segmenter_config
+from augmint.segmentation.training import SegmenterConfig, fit_segmenter
+
+MEASURED_STEPS = 3
+RULE = (
+    f"from {MEASURED_STEPS} measured steps; an evaluation counts as a third of a step for one image"
+)
+
+
+def plan_fit(
+    dataset: Dataset,
+    out: Path | None,
+    *,
+    method: str,
+    settings: Mapping[str, Any],
+    preset: str,
+    patients: int | Sequence[str] | None,
+    steps: int | None,
+    dims: int | None,
+    seed: int,
+    device: str,
+    talk: Talk,
+) -> dict[str, Any]:
+    """The plan of `fit`; arguments as there."""
+    _free(out)
+    part = choose_patients(real_labelled(dataset), patients, seed)
+    sizes, where = preset_named(preset), resolve_device(device)
+    chosen = method_with_preset(method, settings, sizes)
+    prepared = prepare(part, sizes, dims=dims, talk=talk)
+    training = training_config(sizes, prepared.facts, steps, seed)
+    networks, seconds = _measure_fit(chosen, prepared, training, where)
+    return {
+        **_facts("fit", dataset, part, prepared, where),
+        "networks": networks,
+        "steps": training.steps,
+        "minutes": _minutes({"fit": seconds * training.steps}),
+    }
+
+
+def plan_augment(
+    dataset: Dataset,
+    out: Path | None,
+    *,
+    method: str,
+    settings: Mapping[str, Any],
+    copies: int,
+    preset: str,
+    patients: int | Sequence[str] | None,
+    num_folds: int,
+    held_fraction: float,
+    steps: int | None,
+    dims: int | None,
+    seed: int,
+    device: str,
+    talk: Talk,
+) -> dict[str, Any]:
+    """The plan of `augment`; arguments as there. Folds are taken to last as long as the first."""
+    _free(out)
+    plan = plan_patients(
+        real_labelled(dataset), patients=patients, held_fraction=held_fraction,
+        num_folds=num_folds, seed=seed,
+    )  # fmt: skip
+    sizes, where = preset_named(preset), resolve_device(device)
+    chosen = method_with_preset(method, settings, sizes)
+    part = plan.dataset.select(patients=list(plan.fits[0][1]))
+    prepared = prepare(part, sizes, dims=dims, talk=talk)
+    training = training_config(sizes, prepared.facts, steps, seed)
+    networks, step = _measure_fit(chosen, prepared, training, where)
+    grid = prepared.facts.grid
+    config = segmenter_config(sizes, grid.dims, seed, {"steps": sizes.gate_steps})
+    judging = _measure_segmenter(config, prepared.pool, grid, prepared.facts.num_classes, where)
+    rounds = len(plan.fits)
+    gates = min(sizes.gate_folds, len(part.patients))
+    sampling = _sampling_seconds(chosen, step / training.batch_size, len(prepared.pool) * copies)
+    return {
+        **_facts("augment", dataset, part, prepared, where),
+        "held_back_patients": list(plan.held_back),
+        "folds": num_folds,
+        "networks": networks,
+        "steps": training.steps,
+        "gate": {"segmenters": gates, "steps": sizes.gate_steps},
+        "synthetic_cases": copies * sum(
+            len(plan.dataset.select(patients=list(train))) for _, train in plan.fits
+        ),
+        "minutes": _minutes({
+            "fit": rounds * step * training.steps,
+            "gate": rounds * gates * judging * sizes.gate_steps,
+            "generate": rounds * sampling,
+        }),
+    }  # fmt: skip
+
+
+def plan_generate(
+    run: Path | str,
+    dataset: Dataset,
+    out: Path | None,
+    *,
+    copies: int,
+    patients: int | Sequence[str] | None,
+    shard: tuple[int, int],
+    settings: Mapping[str, Any],
+    seed: int,
+    device: str,
+) -> dict[str, Any]:
+    """The plan of `generate`; arguments as there. One evaluation is measured on one batch."""
+    _free(out)
+    dataset = choose_patients(real_labelled(dataset), patients, seed)
+    fitted = load_run(run, settings=settings, device=device)
+    check_labels(fitted, dataset)
+    part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
+    case = fitted.facts.grid.to_working(dataset.load(dataset.items[0]))
+    start = time.perf_counter()
+    next(fitted.method.generate(fitted.networks, [(case, 0)], fitted.facts, seed=seed))
+    seconds = (time.perf_counter() - start) * len(part) * copies
+    return {
+        "command": "generate",
+        "dataset": dataset.name,
+        "cases": len(part),
+        "patients": list(part.patients),
+        "device": describe_device(resolve_device(device)),
+        "networks": {n: _millions(count_parameters(m)) for n, m in fitted.networks.items()},
+        "synthetic_cases": len(part) * copies,
+        "minutes": _minutes({"generate": seconds}),
+        "rule": "from one case that was generated and not kept",
+    }
+
+
+def plan_segment(
+    dataset: Dataset,
+    out: Path | None,
+    *,
+    synthetic: Dataset | None,
+    patients: int | Sequence[str] | None,
+    fold: int | None,
+    validation: int | float | None,
+    preset: str,
+    settings: Mapping[str, Any],
+    dims: int | None,
+    seed: int,
+    device: str,
+    talk: Talk,
+    **chosen: Any,
+) -> dict[str, Any]:
+    """The plan of `segment`; arguments as there."""
+    from augmint.roles import assign_roles
+
+    _free(out)
+    roles = assign_roles(
+        dataset, synthetic, patients=patients, fold=fold, validation=validation, seed=seed
+    )
+    sizes, where = preset_named(preset), resolve_device(device)
+    segmenter_config(sizes, 2, seed, {**chosen, **settings})
+    prepared = prepare(roles.real, sizes, dims=dims, talk=talk)
+    grid = prepared.facts.grid
+    config = segmenter_config(sizes, grid.dims, seed, {**chosen, **settings})
+    step = _measure_segmenter(config, prepared.pool, grid, prepared.facts.num_classes, where)
+    return {
+        **_facts("segment", dataset, roles.real, prepared, where),
+        **roles.to_json(),
+        "networks": {config.network: f"width {config.width}"},
+        "steps": config.steps,
+        "minutes": _minutes({"train": step * config.steps}),
+    }
+
+
+def _free(out: Path | None) -> None:
+    if out is not None and out.exists():
+        raise AugmintError(f"{out} exists and is never overwritten; name another folder or move it")
+
+
+def _facts(
+    command: str, dataset: Dataset, part: Dataset, prepared: Prepared, device: torch.device
+) -> dict[str, Any]:
+    grid = prepared.facts.grid
+    return {
+        "command": command,
+        "dataset": dataset.name,
+        "cases": len(part),
+        "patients": list(part.patients),
+        "patient_rule": dataset.patient_rule,
+        "samples": len(prepared.pool),
+        "dims": grid.dims,
+        "window": list(grid.window),
+        "spacing_mm": None if grid.spacing_mm is None else list(grid.spacing_mm),
+        "device": describe_device(device),
+        "rule": RULE,
+    }
+
+
+def _measure_fit(
+    method: Method, prepared: Prepared, training: TrainingConfig, device: torch.device
+) -> tuple[dict[str, str], float]:
+    """Parameters of each network, and the seconds of one step of them all."""
+    networks: dict[str, str] = {}
+    total = 0.0
+    few = replace(training, steps=MEASURED_STEPS + 1, warmup=1)
+    for name, spec in method.networks(prepared.facts).items():
+        network = build_network(spec.config)
+        stamps: list[float] = []
+        fit_network(
+            network, drawer(spec, prepared.pool), few, device=device,
+            progress=lambda done, steps, loss: stamps.append(time.perf_counter()),  # noqa: B023
+        )  # fmt: skip
+        networks[name] = _millions(count_parameters(network))
+        total += _pace(stamps)
+    return networks, total
+
+
+def _measure_segmenter(
+    config: SegmenterConfig, pool: Pool, grid: WorkingGrid, num_classes: int, device: torch.device
+) -> float:
+    """The seconds of one step."""
+    stamps: list[float] = []
+    fit_segmenter(
+        replace(config, steps=MEASURED_STEPS + 1),
+        pool.crop(grid.window),
+        num_classes=num_classes,
+        spacing=grid.spacing_mm,
+        device=device,
+        progress=lambda done: stamps.append(time.perf_counter()),
+    )
+    return _pace(stamps)
+
+
+def _pace(stamps: Sequence[float]) -> float:
+    """Seconds from step to step; the first step, which also warms up, is not among them."""
+    return (stamps[-1] - stamps[0]) / (len(stamps) - 1)
+
+
+def _sampling_seconds(method: Method, seconds_per_image: float, images: int) -> float:
+    return getattr(method, "evaluations", 0) * images * seconds_per_image / 3
+
+
+def _minutes(seconds: Mapping[str, float]) -> dict[str, float]:
+    parts = {k: round(v / 60, 4) for k, v in seconds.items()}
+    return {**parts, "total": round(sum(seconds.values()) / 60, 4)}
+
+
+def _millions(parameters: int) -> str:
+    return f"{parameters / 1e6:.1f} M parameters"
+
+
+def in_words(plan: Mapping[str, Any]) -> str:
+    """A plan as text."""
+    lines = [f"plan of `augmint {plan['command']}` on {plan['dataset']}; nothing was written"]
+    for key, value in plan.items():
+        if key in ("command", "dataset", "minutes", "rule") or value in (None, [], {}, ""):
+            continue
+        if key.endswith("patients") and isinstance(value, list):
+            more = ", ..." if len(value) > 6 else ""
+            value = f"{len(value)} ({', '.join(value[:6])}{more})"
+        elif isinstance(value, Mapping):
+            value = ", ".join(f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list):
+            value = " x ".join(f"{v:.3g}" for v in value)
+        lines.append(f"{key.replace('_', ' '):<20}{value}")
+    parts = ", ".join(f"{k} {v:.1f}" for k, v in plan["minutes"].items() if k != "total")
+    lines.append(f"{'about':<20}{plan['minutes']['total']:.1f} minutes ({parts})")
+    lines.append(f"{'':<20}{plan['rule']}")
+    return "\n".join(lines)
