@@ -20,8 +20,14 @@ import torch
 from augmint.augment import augment
 from augmint.data.dataset import open_dataset
 from augmint.data.splits import draw_patients
-from augmint.fit import describe_device, load_run, prepare, resolve_device, versions
+from augmint.fit import (
+    describe_device,
+    load_run,
+    resolve_device,
+    versions,
+)
 from augmint.generate import generate
+from augmint.prepare import prepare
 from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.quality.agreement import agreement_of

@@ -22,7 +22,12 @@ from augmint.data.dataset import open_dataset
 from augmint.data.pool import build_pool
 from augmint.data.splits import check_synthetic, draw_patients
 from augmint.evaluation.score import read_scores, score_case, write_scores
-from augmint.fit import describe_device, load_run, resolve_device, versions
+from augmint.fit import (
+    describe_device,
+    load_run,
+    resolve_device,
+    versions,
+)
 from augmint.progress import Talk
 from augmint.segmentation.cases import predict_case
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter

@@ -18,7 +18,7 @@ LEVELS = (
     {"case", "progress", "staging", "presets"},
     {"imaging", "data", "diffusion"},
     {"methods", "segmentation", "evaluation"},
-    {"quality", "fit", "generate", "synthetic", "augment", "report"},
+    {"quality", "prepare", "fit", "generate", "synthetic", "augment", "report"},
     # What commands call: these parts, and every module of its own beside them.
     {"study", "survey"},
     {"cli"},

@@ -273,25 +273,3 @@ def test_the_tree_in_architecture_is_the_one_on_disk():
     packages = {name for name in files if name.endswith("/__init__.py")}
     assert files - packages <= named, files - named
     assert named <= files, named - files
-
-
-def test_imports_run_one_way():
-    forbidden = {
-        "imaging": ("data", "diffusion", "methods", "segmentation", "evaluation", "quality"),
-        "data": ("diffusion", "methods", "segmentation", "evaluation", "quality"),
-        "diffusion": ("data", "methods", "segmentation", "evaluation", "quality"),
-        "segmentation": ("diffusion", "methods", "quality"),
-        "evaluation": ("diffusion", "methods", "quality", "segmentation"),
-        "methods": ("segmentation", "evaluation", "quality"),
-        "quality": ("methods", "diffusion"),
-    }
-    source = ROOT / "src" / "augmint"
-    for package, others in forbidden.items():
-        for path in (source / package).glob("*.py"):
-            imported = set(re.findall(r"(?:from|import) augmint\.(\w+)", path.read_text()))
-            assert not imported & {*others, "cli", "fit", "generate"}, path
-    methods = [p.stem for p in (source / "methods").glob("*.py") if p.stem != "__init__"]
-    for name in methods:
-        text = (source / "methods" / f"{name}.py").read_text()
-        imported = set(re.findall(r"from augmint\.methods\.(\w+)", text))
-        assert imported <= {"protocol"}, f"{name} imports another method"

@@ -13,9 +13,10 @@ from augmint.diffusion.checkpoint import save_network
 from augmint.diffusion.networks import build_network
 from augmint.diffusion.training import TrainingConfig
 from augmint.errors import AugmintError
-from augmint.fit import FittedRun, prepare, write_run
+from augmint.fit import FittedRun, write_run
 from augmint.generate import generate, synthesise, synthetic_name
 from augmint.methods import build_method
+from augmint.prepare import prepare
 from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.synthetic import load_rows, write_real

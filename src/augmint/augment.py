@@ -15,19 +15,17 @@ from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.splits import Fold, draw_patients, folds, hold_back
 from augmint.errors import AugmintError
 from augmint.fit import (
-    Prepared,
     describe_device,
     fit_method,
     load_run,
     method_with_preset,
-    prepare,
-    real_labelled,
     resolve_device,
     training_config,
     versions,
     write_run,
 )
-from augmint.generate import synthesise
+from augmint.generate import check_copies, synthesise
+from augmint.prepare import Prepared, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.quality.agreement import AgreementGate, fit_gate
@@ -157,6 +155,7 @@ def augment(
         raise AugmintError(
             "augment runs in one process; under torchrun use `augmint fit`, then `augmint generate`"
         )
+    check_copies(copies)
     talk = talk or Talk()
     dataset = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
     plan = plan_patients(
@@ -164,9 +163,10 @@ def augment(
     )
     sizes = preset_named(preset)
     request = dict(
-        command="augment", data=str(dataset.root), method=method, settings=dict(settings or {}),
-        preset=preset, copies=copies, patients=list(plan.dataset.patients),
-        held_back=list(plan.held_back), folds=num_folds, steps=steps, gate_steps=gate_steps,
+        command="augment", data=str(dataset.root.resolve()), labels=dict(dataset.labels),
+        method=method, settings=dict(settings or {}), preset=preset, copies=copies,
+        patients=list(plan.dataset.patients), held_back=list(plan.held_back), folds=num_folds,
+        steps=steps, gate_steps=gate_steps,
         dims=dims, seed=seed,
     )  # fmt: skip
     method_with_preset(method, settings, sizes)

@@ -21,20 +21,17 @@ from augmint.diffusion.networks import build_network, count_parameters
 from augmint.diffusion.training import TrainingConfig, fit_network
 from augmint.errors import AugmintError
 from augmint.fit import (
-    Prepared,
-    choose_patients,
     describe_device,
     drawer,
     load_run,
     method_with_preset,
-    prepare,
-    real_labelled,
     resolve_device,
     training_config,
 )
 from augmint.generate import check_labels
 from augmint.imaging.working import WorkingGrid
 from augmint.methods import Method
+from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.segment import segmenter_config

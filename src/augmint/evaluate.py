@@ -19,7 +19,8 @@ from augmint.data.splits import draw_patients
 from augmint.errors import AugmintError
 from augmint.evaluation.metrics import METRICS
 from augmint.evaluation.score import ScoreRow, Summary, score_case, summarise, write_scores
-from augmint.fit import real_labelled, resolve_device, versions
+from augmint.fit import resolve_device, versions
+from augmint.prepare import real_labelled
 from augmint.progress import Talk
 from augmint.report import write_json
 from augmint.segment import SegmenterRun, load_segmenter_run
@@ -79,7 +80,8 @@ def evaluate(
             "so their scores are optimistic"
         )
     request = dict(
-        command="evaluate", run=str(run), data=str(dataset.root), patients=list(dataset.patients),
+        command="evaluate", run=str(Path(run).resolve()), data=str(dataset.root.resolve()),
+        patients=list(dataset.patients),
         largest_component=largest_component, tolerance=tolerance,
     )  # fmt: skip
     with output_folder(Path(out), request, resume=resume) as folder:

@@ -11,44 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from augmint.case import Case, Grid
 from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.pool import Pool, build_pool
-from augmint.data.splits import draw_patients
 from augmint.diffusion.checkpoint import load_network, save_network, sha256
 from augmint.diffusion.networks import Denoiser, build_network, count_parameters
 from augmint.diffusion.training import TrainingConfig, fit_network
 from augmint.errors import AugmintError
-from augmint.imaging.working import WorkingGrid
 from augmint.methods import DatasetFacts, Method, NetworkSpec, Samples, build_method
+from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.staging import output_folder, write_text
 
 SCHEMA_VERSION = 1
-CACHED_VOXELS = 50_000_000
-# A window is this much wider than the labels it was chosen for: masks are warped in it, and the
-# organs of other patients lie elsewhere.
-WARP_ROOM = 1.35
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A dataset brought onto its working grid.
-
-    Attributes:
-        facts: What methods are told.
-        pool: Labelled training samples on the canvas.
-        dataset: The cases that the pool was made from.
-    """
-
-    facts: DatasetFacts
-    pool: Pool
-    dataset: Dataset
 
 
 def resolve_device(device: str) -> torch.device:
@@ -73,115 +51,6 @@ def resolve_device(device: str) -> torch.device:
 def follows() -> bool:
     """Whether this is one of torchrun's processes, but not the first."""
     return int(os.environ.get("RANK", "0")) > 0
-
-
-def real_labelled(dataset: Dataset) -> Dataset:
-    """The real cases that carry a mask.
-
-    Raises:
-        AugmintError: if there is none.
-    """
-    items = tuple(i for i in dataset.items if i.masks and not i.synthetic)
-    if not items:
-        raise AugmintError(f"{dataset.root}: no real case has a mask; a fit needs labelled cases")
-    return replace(dataset, items=items)
-
-
-def prepare(
-    dataset: Dataset, preset: Preset, *, dims: int | None = None, talk: Talk | None = None
-) -> Prepared:
-    """Choose the working grid from training cases and bring them onto it.
-
-    The canvas holds every case; the window is the centred part that holds 99.5 % of the labelled
-    voxels (the whole canvas for ultrasound, whose fan must not be cut).
-    """
-    talk = talk or Talk(quiet=True)
-    grids: list[Grid] = []
-    cached: list[Case] = []
-    voxels = 0
-    with talk.bar("reading cases", len(dataset)) as update:
-        for number, case in enumerate(dataset):
-            grids.append(case.grid)
-            voxels += case.image.numel()
-            if voxels <= CACHED_VOXELS:
-                cached.append(case)
-            update(number + 1, "")
-    channels = case.image.shape[0]
-    grid = choose_canvas(grids, preset, dims)
-    pool = build_pool(cached if len(cached) == len(grids) else dataset, grid)
-    if dataset.modality != "ultrasound":
-        grid = replace(grid, window=choose_window(pool, grid))
-    facts = DatasetFacts(
-        channels=channels,
-        labels=dict(dataset.labels),
-        annotated=tuple(n for n, i in dataset.labels.items() if i in dataset.annotated),
-        grid=grid,
-        modality=dataset.modality,
-        domains=dataset.domains,
-    )
-    return Prepared(facts, pool, dataset)
-
-
-def choose_canvas(grids: Sequence[Grid], preset: Preset, dims: int | None = None) -> WorkingGrid:
-    """The working grid of a dataset, window and canvas alike.
-
-    3-D is chosen where every case is a volume of known spacing, at least 16 voxels thick and less
-    than twice as coarse in one direction as in another; everything else goes by slices.
-    """
-    known = all(g.spacing_known for g in grids)
-    if dims is None:
-        thick = all(g.dims == 3 and min(g.shape) >= 16 for g in grids)
-        dims = (
-            3 if thick and known and all(max(g.spacing) < 2 * min(g.spacing) for g in grids) else 2
-        )
-    if dims == 3 and any(g.dims == 2 for g in grids):
-        raise AugmintError(
-            "a 3-D network needs volumes and this dataset has 2-D frames; use dims 2"
-        )
-    longest = preset.longest if dims == 2 else preset.longest_3d
-    worked = [g.plane() if dims == 2 else g for g in grids]
-    if known:
-        extent = max(n * s for g in worked for n, s in zip(g.shape, g.spacing))
-        finest = float(np.median([min(g.spacing) for g in worked]))
-        spacing = max(finest, extent / longest)
-        grid = WorkingGrid(dims, (), (), spacing_mm=(spacing,) * dims)
-    else:
-        grid = WorkingGrid(dims, (), (), longest=longest)
-    shapes = [grid.resampled_shape(g) for g in grids]
-    if dims == 2:
-        # Frames lie both ways in one dataset, so the canvas is square.
-        side = max(max(s) for s in shapes)
-        canvas: tuple[int, ...] = (_multiple(side, 16),) * 2
-    else:
-        canvas = tuple(_multiple(max(s[i] for s in shapes), 8) for i in range(3))
-    return replace(grid, canvas=canvas, window=canvas)
-
-
-def choose_window(pool: Pool, grid: WorkingGrid) -> tuple[int, ...]:
-    """A centred window with 99.5 % of the labelled voxels and room for masks to be warped in.
-
-    All of the canvas if the window would be nearly as large.
-    """
-    step = 16 if grid.dims == 2 else 8
-    labelled = (pool.masks > 0) & (pool.masks < 255)
-    total = int(labelled.sum())
-    window = list(grid.canvas)
-    for axis, size in enumerate(grid.canvas):
-        others = [i for i in range(labelled.ndim) if i != axis + 1]
-        profile = labelled.sum(others).double()
-        for smaller in range(2, size, 2):
-            margin = (size - smaller) // 2
-            if float(profile[margin : size - margin].sum()) >= 0.995 * total:
-                window[axis] = min(size, _multiple(round(WARP_ROOM * smaller), step))
-                break
-    side = max(window)
-    chosen = tuple(min(side, c) for c in grid.canvas) if grid.dims == 2 else tuple(window)
-    small = np.prod(chosen) < 0.75 * np.prod(grid.canvas)
-    return chosen if small and total else grid.canvas
-
-
-def _multiple(n: int, of: int) -> int:
-    return -(-n // of) * of
 
 
 def fit_method(
@@ -305,9 +174,10 @@ def fit(
     sizes = preset_named(preset)
     chosen = method_with_preset(method, settings, sizes)
     request = dict(
-        command="fit", data=str(dataset.root), method=method, settings=dict(settings or {}),
-        preset=preset, patients=list(dataset.patients), steps=steps, dims=dims, seed=seed,
-        init=init, unlabelled=unlabelled,
+        command="fit", data=str(dataset.root.resolve()), labels=dict(dataset.labels),
+        method=method, settings=dict(settings or {}), preset=preset,
+        patients=list(dataset.patients), steps=steps, dims=dims, seed=seed, init=init,
+        unlabelled=unlabelled,
     )  # fmt: skip
     staged: AbstractContextManager[Path]
     if follows():
@@ -337,20 +207,6 @@ def fit(
         write_run(run, request, chosen, prepared, training, hashes, time.monotonic() - start, where)
     talk.say(f"wrote the fitted method to {out}; next: augmint generate {out} DATA -o SYNTHETIC")
     return Path(out)
-
-
-def choose_patients(dataset: Dataset, patients: int | Sequence[str] | None, seed: int) -> Dataset:
-    """The dataset of all, of `patients` drawn, or of the named patients."""
-    if patients is None:
-        return dataset
-    if isinstance(patients, int):
-        if patients > len(dataset.patients):
-            raise AugmintError(
-                f"{patients} patients asked for, {dataset.name} has {len(dataset.patients)} with "
-                "labels; ask for fewer"
-            )
-        patients = draw_patients(dataset.patients, patients, seed)
-    return dataset.select(patients=list(patients))
 
 
 def method_with_preset(name: str, settings: Mapping[str, Any] | None, preset: Preset) -> Method:

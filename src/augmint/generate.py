@@ -18,12 +18,11 @@ from augmint.data.images import write_image, write_mask
 from augmint.errors import AugmintError
 from augmint.fit import (
     FittedRun,
-    choose_patients,
     load_run,
-    real_labelled,
     resolve_device,
     versions,
 )
+from augmint.prepare import choose_patients, real_labelled
 from augmint.progress import Talk
 from augmint.quality.agreement import AgreementGate
 from augmint.staging import output_folder, write_text
@@ -64,6 +63,7 @@ def generate(
     Returns:
         The dataset's folder.
     """
+    check_copies(copies)
     talk = talk or Talk()
     if not 0 <= shard[0] < shard[1]:
         raise AugmintError(f"shard (i, n) needs 0 <= i < n; got {tuple(shard)}")
@@ -73,7 +73,8 @@ def generate(
     check_labels(fitted, dataset)
     part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
     request = dict(
-        command="generate", run=str(run), data=str(dataset.root), copies=copies,
+        command="generate", run=str(Path(run).resolve()), data=str(dataset.root.resolve()),
+        copies=copies,
         patients=list(dataset.patients), settings=dict(settings or {}), shard=list(shard),
         seed=seed,
     )  # fmt: skip
@@ -99,6 +100,12 @@ def generate(
         finish_dataset(part, folder, facts, held_back=(), folds=(), facts_grid=fitted.facts)
     talk.say(f"wrote {len(part) * copies} synthetic cases to {out}; look at {out}/report.html")
     return Path(out)
+
+
+def check_copies(copies: int) -> None:
+    """Raises an AugmintError unless at least one copy is asked for."""
+    if copies < 1:
+        raise AugmintError(f"copies must be 1 or more for each case; got {copies}")
 
 
 def check_labels(fitted: FittedRun, dataset: Dataset) -> None:

@@ -14,8 +14,9 @@ import torch
 from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.pool import Pool, build_pool
 from augmint.errors import AugmintError
-from augmint.fit import describe_device, prepare, resolve_device, versions
+from augmint.fit import describe_device, resolve_device, versions
 from augmint.imaging.working import WorkingGrid
+from augmint.prepare import prepare
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.report import write_json
@@ -95,7 +96,8 @@ def segment(
     )  # fmt: skip
     segmenter_config(sizes, 2, seed, chosen)
     request = dict(
-        command="segment", data=str(real.root), synthetic=extra and str(extra.root),
+        command="segment", data=str(real.root.resolve()),
+        synthetic=extra and str(extra.root.resolve()),
         patients=list(roles.real.patients), validation=list(roles.validation_patients), fold=fold,
         preset=preset, dims=dims, seed=seed, **chosen,
     )  # fmt: skip
