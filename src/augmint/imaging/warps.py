@@ -94,8 +94,14 @@ def _rotations(angles: Tensor, dims: int) -> Tensor:
 
 
 def warp_image(image: Tensor, grid: Tensor) -> Tensor:
-    """Linear interpolation; outside the canvas is -1. Image (B, C, *canvas) in [-1, 1]."""
-    return functional.grid_sample(image + 1, grid, mode="bilinear", align_corners=False) - 1
+    """Cubic (3-D: linear) interpolation; outside the canvas is -1. (B, C, *canvas) in [-1, 1].
+
+    Linear interpolation took a quarter of the fine detail of cine MR at half resolution, and a
+    network fitted on such images makes such images.
+    """
+    mode = "bicubic" if image.ndim == 4 else "bilinear"
+    warped = functional.grid_sample(image + 1, grid, mode=mode, align_corners=False) - 1
+    return warped.clamp(-1, 1)
 
 
 def warp_mask(mask: Tensor, grid: Tensor, num_classes: int) -> Tensor:

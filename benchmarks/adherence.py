@@ -1,17 +1,19 @@
-"""The main job on few ACDC patients, and how well its pairs follow their masks.
+"""The main job on real data, and how well its pairs follow their masks.
 
-    python benchmarks/acdc_quick.py DATA [--patients 10] [--work scratch/acdc] [--preset quick]
+    python benchmarks/adherence.py DATA acdc|camus|hippocampus [--preset quick] [--patients N]
 
-DATA holds Dataset027_ACDC and splits.json. The generator and its gate see `--patients` patients of
-the train part. The judge is another architecture, fitted on the other train patients; the masks
-that it judges are those of the validation part, which neither saw. Writes
-benchmarks/results/acdc_<preset>_<patients>.json. Every stage continues after a stop.
+DATA holds the datasets and splits.json. Generator and gate see some patients of the train part;
+the judge, another architecture, is fitted on train patients that they did not see; the masks
+judged are those of the validation part, which none of them saw. Writes
+benchmarks/results/<name>_<preset>.json and leaves the dataset to look at in --work. Every stage
+continues after a stop.
 """
 
 import argparse
 import json
 import resource
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -36,53 +38,66 @@ from augmint.segmentation.checkpoint import load_segmenter, save_segmenter
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
 from results import commit, save
 
+FOLDERS = {
+    "acdc": "Dataset027_ACDC",
+    "camus": "Dataset050_CAMUS",
+    "hippocampus": "Dataset004_Hippocampus",
+}
 parser = argparse.ArgumentParser()
 parser.add_argument("data", type=Path)
+parser.add_argument("name", choices=FOLDERS)
 parser.add_argument("--patients", type=int, default=10)
-parser.add_argument("--preset", default="quick")
-parser.add_argument("--work", type=Path, default=Path("scratch/acdc"))
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--copies", type=int, default=5)
+parser.add_argument("--judge-patients", type=int, default=46)
+parser.add_argument("--steps", type=int, default=None, help="of the generator; the preset's")
 parser.add_argument("--judge-steps", type=int, default=1200)
+parser.add_argument("--copies", type=int, default=5)
+parser.add_argument("--preset", default="quick")
+parser.add_argument("--work", type=Path, default=Path("scratch/adherence"))
 parser.add_argument("--device", default="auto")
 
 
 def main() -> None:
     a = parser.parse_args()
     talk, device = Talk(), resolve_device(a.device)
-    a.work.mkdir(parents=True, exist_ok=True)
-    whole = open_dataset(a.data / "Dataset027_ACDC")
-    split = json.loads((a.data / "splits.json").read_text())["Dataset027_ACDC"]
-    train = draw_patients(split["train"], a.patients, a.seed)
-    others = [p for p in split["train"] if p not in train]
-    out, donors = a.work / "Dataset127_ACDCx", whole.select(patients=split["validation"])
+    folder = FOLDERS[a.name]
+    whole = open_dataset(a.data / folder)
+    split = json.loads((a.data / "splits.json").read_text())[folder]
+    train = draw_patients(split["train"], a.patients, 0)
+    rest = [p for p in split["train"] if p not in train]
+    others = draw_patients(rest, min(len(rest), a.judge_patients), 0)
+    work = a.work / a.name
+    work.mkdir(parents=True, exist_ok=True)
+    out, unseen, judge_folder = work / "Dataset129_Synthetic", work / "unseen", work / "judge"
     start = time.monotonic()
     if not out.exists():
         augment(
-            whole, out, patients=train, held_fraction=0, preset=a.preset, copies=a.copies,
-            seed=a.seed, device=a.device, resume=True, talk=talk,
+            whole, out, patients=train, held_fraction=0, preset=a.preset, steps=a.steps,
+            copies=a.copies, device=a.device, resume=True, talk=talk,
         )  # fmt: skip
-        (a.work / "wall.json").write_text(json.dumps(time.monotonic() - start))
-    unseen = a.work / "unseen_masks"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        spent = {"minutes": (time.monotonic() - start) / 60, "peak_memory_gb": peak}
+        (work / "spent.json").write_text(json.dumps(spent))
+    donors = whole.select(patients=split["validation"][:10])
     if not unseen.exists():
         generate(out / "run", donors, unseen, copies=2, device=a.device, resume=True, talk=talk)
     fitted = load_run(out / "run", device="cpu")
     grid = fitted.facts.grid
-    judge_folder = a.work / "judge"
     if not judge_folder.exists():
-        pool = prepare(whole.select(patients=others), preset_named(a.preset), talk=talk).pool
+        sizes = preset_named(a.preset)
+        pool = prepare(whole.select(patients=others), sizes, talk=talk).pool
         config = SegmenterConfig(
-            network="attention_unet", width=16, steps=a.judge_steps, lr=1e-3, seed=100
-        )
+            network="attention_unet", width=16, steps=a.judge_steps, lr=1e-3, seed=100,
+            batch_size=16 if grid.dims == 2 else 2 * sizes.batch_size_3d,
+        )  # fmt: skip
         with talk.bar("judge", config.steps) as update:
             network = fit_segmenter(
                 config, pool.crop(grid.window), num_classes=fitted.facts.num_classes,
-                folder=a.work / "judge_fit", device=device, resume=True,
+                folder=work / "judge_fit", device=device, resume=True,
                 progress=lambda done: update(done, ""),
             )  # fmt: skip
         save_segmenter(judge_folder, network)
     judge = [load_segmenter(judge_folder, device)[0]]
-    judged = {"real": {}, "synthetic": {}}
+    judged: dict[str, dict[str, list[float]]] = {"real": {}, "synthetic": {}}
     labels = {n: i for n, i in whole.labels.items() if i}
     made = open_dataset(unseen)
     for item in made.items:
@@ -101,35 +116,36 @@ def main() -> None:
     }  # fmt: skip
     result = {
         "what": "adherence by an independent judge, all pairs before gating, masks of patients "
-        "that generator, gate and judge never saw; Dice per whole volume on the native grid",
+        "that generator, gate and judge never saw; Dice per whole case on the native grid",
+        "grid": asdict(grid),
+        "generator_steps": a.steps or preset_named(a.preset).steps,
         "adherence": table,
         "accepted_share": run["counts"]["accepted"] / run["counts"]["synthetic"],
         "counts": run["counts"],
         "gate_thresholds": run["gates"][0]["thresholds"],
-        "evaluations_per_image": 6,
         "images_per_second": cost["images"] / cost["sampling_seconds"],
-        "wall_minutes": json.loads((a.work / "wall.json").read_text()) / 60,
+        "evaluations_per_image": getattr(fitted.method, "evaluations", None),
         "cost": cost,
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "main_job": json.loads((work / "spent.json").read_text()),
         "generator_patients": list(train),
-        "judge_patients": others,
-        "mask_patients": split["validation"],
-        "seed": a.seed,
+        "judge_patients": list(others),
+        "mask_patients": list(donors.patients),
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
         "commit": commit(),
     }
-    save(f"acdc_{a.preset}_{a.patients}", result)
+    save(f"{a.name}_{a.preset}", result)
     for name in labels:
         real, new = table["real"][name], table["synthetic"][name]
         print(
-            f"{name:4} judge on synthetic {new['mean']:.3f} +- {new['std']:.3f} ({new['cases']}), "
-            f"on real {real['mean']:.3f} +- {real['std']:.3f} ({real['cases']})"
+            f"{name:10} judge on synthetic {new['mean']:.3f} +- {new['std']:.3f} "
+            f"({new['cases']}), on real {real['mean']:.3f} +- {real['std']:.3f} ({real['cases']})"
         )
+    spent = result["main_job"]
     print(
         f"accepted {result['accepted_share']:.0%}, {result['images_per_second']:.1f} images/s, "
-        f"{result['wall_minutes']:.1f} min, {result['peak_memory_gb']:.1f} GB"
+        f"{spent['minutes']:.1f} min, {spent['peak_memory_gb']:.1f} GB"
     )
 
 
