@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -93,7 +95,7 @@ def test_levels_run_from_start_to_zero_whatever_the_shift(start, shift):
     assert len(ts) == 8
     assert ts[0] == start
     assert ts[-1] == 0
-    assert all(a > b for a, b in zip(ts, ts[1:]))
+    assert all(a > b for a, b in pairwise(ts))
 
 
 def test_a_shift_spends_more_steps_near_noise():

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -60,7 +61,7 @@ def test_the_oracle_is_the_minimum_of_the_flow_matching_loss():
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("multistep", 2)])
 def test_doubling_the_steps_shrinks_the_error_by_the_order(solver, order):
     errors = [error(descend(n, solver=solver)) for n in (20, 40, 80, 160)]
-    for coarse, fine in zip(errors, errors[1:]):
+    for coarse, fine in pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(order, abs=0.3)
 
 
@@ -109,7 +110,7 @@ def test_repaint_moves_join_and_jump_by_its_length():
     walk = descend_with_jumps(20, jump_length=5, num_resamples=3)
     assert walk.moves[0].start == 1
     assert walk.moves[-1].stop == 0
-    for one, two in zip(walk.moves, walk.moves[1:]):
+    for one, two in pairwise(walk.moves):
         assert one.stop == two.start
     assert all((m.stop > m.start) == m.renoise for m in walk.moves)
 

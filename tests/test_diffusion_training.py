@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -250,7 +251,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero():
     assert rates[4] == pytest.approx(0.5 * 0.5 * (1 + math.cos(0.04 * math.pi)))
     assert rates[50] == pytest.approx(0.5)
     assert rates[100] == pytest.approx(0)
-    assert all(a > b for a, b in zip(rates[10:], rates[11:]))
+    assert all(a > b for a, b in pairwise(rates[10:]))
     assert learning_rate_at(0, replace(config, warmup=0)) == pytest.approx(1)
 
 

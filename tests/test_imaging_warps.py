@@ -43,10 +43,11 @@ def test_image_and_mask_stay_registered(shape):
     grid = random_warp(WarpRange().scaled(1.5), 4, shape, shape, seeded(3))
     warped = warp_image(image.expand(4, *image.shape[1:]), grid)[:, 0] > 0
     masks = warp_mask(inside.long().expand(4, *shape), grid, 2) == 1
-    inner = tuple(slice(4, -4) for _ in shape)
     for w, m in zip(warped, masks):
-        # The fill outside is -1, not the -0.8 of the ground: only the border may differ.
-        assert torch.equal(w[inner], m[inner])
+        # Frames are interpolated by cubics and masks linearly: they part by less than a pixel.
+        assert 2 * int((w & m).sum()) > 0.98 * int(w.sum() + m.sum())
+        centres = w.nonzero().double().mean(0), m.nonzero().double().mean(0)
+        torch.testing.assert_close(*centres, atol=0.05, rtol=0)
         assert int(m.sum()) > 50
     assert not torch.equal(masks[0], masks[1])
 

@@ -102,7 +102,7 @@ def test_a_gate_tells_what_it_saw(gate, folder):
     facts = json.loads((folder / "gate.json").read_text())
     assert facts["patients"] == list(gate.patients) == ["p0", "p1", "p2", "p3"]
     assert len(gate.segmenters) == 2
-    assert sorted(sum(facts["folds"], [])) == ["p0", "p1", "p2", "p3"]
+    assert sorted(p for fold in facts["folds"] for p in fold) == ["p0", "p1", "p2", "p3"]
     # A case without a label says nothing of that label.
     assert len(gate.real["bright"]) == 9
     assert len(gate.real["dark"]) == 8

@@ -14,7 +14,10 @@ class KillError(BaseException):
 
 
 def killed(out, request=REQUEST, **arguments):
-    with pytest.raises(KillError), output_folder(out, request, **arguments) as folder:
+    with (  # noqa: PT012
+        pytest.raises(KillError),
+        output_folder(out, request, **arguments) as folder,
+    ):
         write_text(folder / "done.txt", "finished")
         raise KillError
 
@@ -86,8 +89,8 @@ def test_to_continue_where_nothing_was_begun_is_to_begin(tmp_path):
 
 
 def test_a_full_disk_is_one_clear_error_and_keeps_the_work(tmp_path):
-    with (
-        pytest.raises(AugmintError, match="no space left.*--continue"),
+    with (  # noqa: PT012
+        pytest.raises(AugmintError, match=r"no space left.*--continue"),
         output_folder(tmp_path / "OUT", REQUEST) as folder,
     ):
         write_text(folder / "done.txt", "finished")

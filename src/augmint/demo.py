@@ -17,7 +17,7 @@ def demo(
     device: str = "auto",
     talk: Talk | None = None,
 ) -> Path:
-    """Draw a cohort of cine MR phantoms and augment it; about six minutes on two cores.
+    """Draw a cohort of cine MR phantoms and augment it; six minutes on two cores with AMX.
 
     What is finished is not done again, so a stopped demo goes on when called once more.
 

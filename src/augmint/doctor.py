@@ -126,6 +126,8 @@ def in_words(facts: dict[str, Any]) -> str:
     lines.append("core     " + ", ".join(f"{n} {v}" for n, v in facts["core"].items()))
     for extra in facts["extras"]:
         state = "there" if not extra["missing"] else f"not there; {extra['install']}"
+        if not extra["packages"]:
+            state = "needs no package"
         lines.append(f"extra    {extra['name']}: {state}")
     for name, reason in facts["broken"].items():
         lines.append(f"BROKEN   {name}: {reason}; reinstall it with pip")

@@ -204,7 +204,13 @@ def fit(
         )  # fmt: skip
         if follows():
             return Path(out)
-        write_run(run, request, chosen, prepared, training, hashes, time.monotonic() - start, where)
+        seen = set(() if extra is None else extra.patient_ids)
+        if init is not None:
+            seen |= set(load_run(init, device="cpu").generator_patients)
+        write_run(
+            run, request, chosen, prepared, training, hashes, time.monotonic() - start, where,
+            also_seen=seen,
+        )  # fmt: skip
     talk.say(f"wrote the fitted method to {out}; next: augmint generate {out} DATA -o SYNTHETIC")
     return Path(out)
 
@@ -240,8 +246,14 @@ def write_run(
     hashes: Mapping[str, str],
     seconds: float,
     device: torch.device,
+    *,
+    also_seen: Iterable[str] = (),
 ) -> None:
-    """config.yaml (what was asked, resolved) and run.json (what was done)."""
+    """config.yaml (what was asked, resolved) and run.json (what was done).
+
+    `also_seen` names the patients of unlabelled images and of the run that was started from: the
+    leak guard counts them too.
+    """
     import dataclasses
 
     import yaml
@@ -266,7 +278,7 @@ def write_run(
             "request": dict(request),
             "dataset": prepared.dataset.name,
             "licence": prepared.dataset.licence,
-            "generator_patients": sorted(set(prepared.pool.patient_ids)),
+            "generator_patients": sorted(set(prepared.pool.patient_ids) | set(also_seen)),
             "networks": dict(hashes),
             "seconds": round(seconds, 1),
             "device": describe_device(device),

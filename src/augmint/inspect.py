@@ -11,7 +11,6 @@ import numpy as np
 from augmint.case import Case
 from augmint.data.checks import check_dataset
 from augmint.data.dataset import Dataset, open_dataset
-from augmint.errors import AugmintError
 from augmint.progress import Talk
 from augmint.report import data_sheet, write_json
 from augmint.staging import output_folder
@@ -38,16 +37,16 @@ def inspect(
     total = len(dataset)
     count = _Count(dataset)
     with talk.bar("reading", total) as update:
-        for number, item in enumerate(dataset.items):
-            try:
-                count.add(dataset.load(item))
-            except AugmintError:
-                count.unreadable += 1  # named among the problems
-            update(number + 1, "")
-    with talk.bar("checking", total) as update:
         seen = iter(range(1, total + 1))
-        problems = check_dataset(dataset, deep=True, on_case=lambda name: update(next(seen), name))
-    facts = {**_facts(dataset), **count.facts(), "problems": problems}
+        problems = check_dataset(
+            dataset, deep=True, on_case=lambda _: update(next(seen), ""), on_load=count.add
+        )
+    facts = {
+        **_facts(dataset),
+        "unreadable": total - sum(count.sizes.values()),
+        **count.facts(),
+        "problems": problems,
+    }
     if out is not None:
         request = {"command": "inspect", "data": str(dataset.root)}
         with output_folder(Path(out), request, resume=True) as folder:
@@ -81,7 +80,6 @@ class _Count:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.unreadable = 0
         self.sizes: Counter[tuple[int, ...]] = Counter()
         self.spacings: list[tuple[float, ...]] = []
         self.unknown_spacing = 0
@@ -128,7 +126,6 @@ class _Count:
         ]
         dims = {len(s) for s in self.spacings}
         return {
-            "unreadable": self.unreadable,
             "sizes": [{"shape": list(shape), "cases": n} for shape, n in self.sizes.most_common()],
             "spacing_mm": {
                 "unknown": self.unknown_spacing,

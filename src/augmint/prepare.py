@@ -18,9 +18,9 @@ from augmint.presets import Preset
 from augmint.progress import Talk
 
 CACHED_VOXELS = 50_000_000
-# A window is this much wider than the labels it was chosen for: masks are warped in it, and the
-# organs of other patients lie elsewhere.
-WARP_ROOM = 1.35
+# Room on either side of the labels that a window is chosen for, as a share of the canvas: masks are
+# warped in it, and the organs of other patients lie elsewhere.
+WINDOW_ROOM = 0.08
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def choose_window(pool: Pool, grid: WorkingGrid) -> tuple[int, ...]:
         for smaller in range(2, size, 2):
             margin = (size - smaller) // 2
             if float(profile[margin : size - margin].sum()) >= 0.995 * total:
-                window[axis] = min(size, _multiple(round(WARP_ROOM * smaller), step))
+                window[axis] = min(size, _multiple(round(smaller + 2 * WINDOW_ROOM * size), step))
                 break
     side = max(window)
     chosen = tuple(min(side, c) for c in grid.canvas) if grid.dims == 2 else tuple(window)

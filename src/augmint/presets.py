@@ -38,7 +38,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "tiny": Preset(32, 16, "tiny", 20, 4, 2, 20, 8, 20, 2),
-    "demo": Preset(96, 48, "small", 350, 12, 2, 250, 16, 200, 2),
+    "demo": Preset(96, 48, "small", 700, 12, 2, 250, 16, 300, 2),
     "quick": Preset(128, 64, "small", 1200, 16, 2, 1200, 32, 500, 2),
     "standard": Preset(192, 96, "medium", 20000, 32, 4, 6000, 32, 3000, 3),
     "large": Preset(256, 128, "large", 60000, 32, 4, 20000, 48, 6000, 5),

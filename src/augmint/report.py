@@ -85,7 +85,7 @@ def sheet(
     """Write a grid of tiles with a heading for each column and a name for each row."""
     from PIL import Image, ImageDraw, ImageFont
 
-    size, left, top, gap = TILE, 150, 26, 3
+    size, left, top, gap = TILE, 170, 26, 3
     width = left + len(columns) * (size + gap)
     canvas = Image.new("RGB", (width, top + len(rows) * (size + gap)), (18, 18, 20))
     draw = ImageDraw.Draw(canvas)
@@ -95,7 +95,7 @@ def sheet(
     for y, tiles in enumerate(rows):
         for line, text in enumerate(names[y].split("\n")):
             place = (6, top + y * (size + gap) + 6 + 17 * line)
-            draw.text(place, text[:22], fill=(190, 190, 190), font=font)
+            draw.text(place, text[:23], fill=(190, 190, 190), font=font)
         for x, one in enumerate(tiles):
             if one is not None:
                 canvas.paste(
@@ -113,7 +113,7 @@ def write_sheets(
     rows: Sequence[Mapping[str, Any]],
     facts: DatasetFacts,
     *,
-    sources: int = 6,
+    sources: int = 4,
     copies: int = 3,
 ) -> list[Path]:
     """sheets/pairs.png (a real case, then its synthetic ones) and sheets/rejected.png."""
@@ -127,6 +127,7 @@ def write_sheets(
             by_source.setdefault(row["source_case"], []).append(row)
     names = list(by_source)
     picked = [names[i] for i in _spread(len(names), sources)]
+    copies = min(copies, max((len(v) for v in by_source.values()), default=0))
     cases = {i.case_id: i for i in whole.items}
     places = _places(facts)
     tiles, labels = [], []

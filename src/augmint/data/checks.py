@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from augmint.case import Case
 from augmint.data.dataset import Dataset, Item
 from augmint.data.images import read_affine
 from augmint.data.layout import listed
@@ -14,7 +15,11 @@ from augmint.errors import AugmintError
 
 
 def check_dataset(
-    dataset: Dataset, *, deep: bool, on_case: Callable[[str], None] | None = None
+    dataset: Dataset,
+    *,
+    deep: bool,
+    on_case: Callable[[str], None] | None = None,
+    on_load: Callable[[Case], None] | None = None,
 ) -> list[str]:
     """Everything questionable about a dataset, one sentence each.
 
@@ -23,6 +28,7 @@ def check_dataset(
         deep: Also read every file: damaged or contradictory cases (each would raise when
             loaded), empty masks (legal in training), masks on another affine than their image.
         on_case: Called with each case name before it is read.
+        on_load: Called with each case that could be read, so that nobody reads it again.
 
     Returns:
         The problems; empty where there is none.
@@ -41,6 +47,8 @@ def check_dataset(
         except AugmintError as error:
             problems.append(str(error))
             continue
+        if on_load:
+            on_load(case)
         if case.mask is not None and not bool(case.mask.any()):
             empty.append(item.case_id)
         if _is_shifted(item, case.grid.affine):
