@@ -47,7 +47,7 @@ def test_image_and_mask_stay_registered(shape):
         # Frames are interpolated by cubics and masks linearly: they part by less than a pixel.
         assert 2 * int((w & m).sum()) > 0.98 * int(w.sum() + m.sum())
         centres = w.nonzero().double().mean(0), m.nonzero().double().mean(0)
-        torch.testing.assert_close(*centres, atol=0.05, rtol=0)
+        torch.testing.assert_close(*centres, atol=0.1, rtol=0)
         assert int(m.sum()) > 50
     assert not torch.equal(masks[0], masks[1])
 
