@@ -1,8 +1,8 @@
 """Mints new, checked image-mask pairs from a labelled medical dataset.
 
 Every command of the command line is a function of the same name here (`list_methods` for
-`methods`, which is a package). They are imported when first asked for, so that `import augmint`
-costs nothing.
+`methods`, which is a package); `to_*` and `from_*` exchange a case with MONAI and TorchIO. All are
+imported when first asked for, so that `import augmint` costs nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from augmint.fit import fit
     from augmint.generate import generate
     from augmint.inspect import inspect
+    from augmint.interop import from_monai, from_torchio, to_monai, to_torchio
     from augmint.segment import segment
 
 _WHERE: dict[str, tuple[str, str]] = {
@@ -39,12 +40,16 @@ _WHERE: dict[str, tuple[str, str]] = {
     "doctor": ("augmint.doctor", "doctor"),
     "evaluate": ("augmint.evaluate", "evaluate"),
     "fit": ("augmint.fit", "fit"),
+    "from_monai": ("augmint.interop", "from_monai"),
+    "from_torchio": ("augmint.interop", "from_torchio"),
     "generate": ("augmint.generate", "generate"),
     "inspect": ("augmint.inspect", "inspect"),
     "list_methods": ("augmint.catalogue", "list_methods"),
     "open_dataset": ("augmint.data.dataset", "open_dataset"),
     "phantoms": ("augmint.data.phantoms", "make_phantoms"),
     "segment": ("augmint.segment", "segment"),
+    "to_monai": ("augmint.interop", "to_monai"),
+    "to_torchio": ("augmint.interop", "to_torchio"),
 }
 
 __all__ = [
@@ -59,12 +64,16 @@ __all__ = [
     "doctor",
     "evaluate",
     "fit",
+    "from_monai",
+    "from_torchio",
     "generate",
     "inspect",
     "list_methods",
     "open_dataset",
     "phantoms",
     "segment",
+    "to_monai",
+    "to_torchio",
 ]
 
 

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 # Interpolation may leave [-1, 1] by a rounding error; more means that the map no longer holds.
 RANGE_TOLERANCE = 1e-4
 AFFINE_TOLERANCE = 1e-2
+ENTRIES = (
+    "case_id",
+    "patient_id",
+    "domain",
+    "text",
+    "annotated",
+    "spacing_known",
+    "intensity",
+    "provenance",
+)
 
 
 def to_monai(case: Case) -> dict[str, Any]:
@@ -121,49 +131,20 @@ def to_torchio(case: Case) -> Subject:
     return torchio.Subject(**images, dims=case.dims, **_entries_of(case))
 
 
-def from_torchio(
-    subject: Subject,
-    *,
-    case_id: str | None = None,
-    patient_id: str | None = None,
-    domain: str | None = None,
-    text: Sequence[str] | None = None,
-    annotated: Collection[int] | None = None,
-    spacing_known: bool | None = None,
-    intensity: IntensityMap | None = None,
-    dims: int | None = None,
-) -> Case:
+def from_torchio(subject: Subject) -> Case:
     """The case in a TorchIO subject: one of `to_torchio`, transformed or not, or a plain one.
 
     Args:
-        subject: `image` and, where labelled, `label`.
-        case_id: This and the next six as in `from_monai`.
-        patient_id: The unit of every split.
-        domain: Vendor, centre or view.
-        text: (modality, organ, finding, ...).
-        annotated: Classes that an annotator looked for; needed with a label.
-        spacing_known: Whether the affine is in mm.
-        intensity: The map of the stored values.
-        dims: 2 for a frame, 3 for a volume; by default an image with D = 1 is a frame, as
-            TorchIO has it.
+        subject: `image` and, where labelled, `label`, with at least `case_id`, `patient_id` and,
+            with a label, `annotated` beside them. The other entries of `to_torchio` may be left
+            out and are then as in `from_monai`; without `dims` an image with D = 1 is a frame.
 
     Raises:
-        AugmintError: if something is missing, given twice or not one case's, or if TorchIO is
-            not installed.
+        AugmintError: if something is missing or not one case's, or if TorchIO is not installed.
     """
-    given = {
-        "case_id": case_id,
-        "patient_id": patient_id,
-        "domain": domain,
-        "text": text,
-        "annotated": annotated,
-        "spacing_known": spacing_known,
-        "intensity": intensity,
-        "dims": dims,
-    }
-    entries = _entries(subject, given)
-    where = f"case {entries['case_id']!r}"
     torchio = _torchio()
+    entries = _entries(subject, {})
+    where = f"case {entries['case_id']!r}"
     found: dict[str, tuple[Tensor, np.ndarray]] = {}
     for name in ("image", "label"):
         if name in subject:
@@ -175,8 +156,7 @@ def from_torchio(
         raise AugmintError(f"{where}: the subject has no 'image'; rename its image to that")
     image, affine = found["image"]
     label, label_affine = found.get("label", (None, None))
-    count = entries.get("dims") or (2 if image.shape[-1] == 1 else 3)
-    if count == 2:
+    if subject.get("dims", 2 if image.shape[-1] == 1 else 3) == 2:
         image = _flat(image, where)
         label = None if label is None else _flat(label, where)
     return _case(image, label, affine, label_affine, entries)
@@ -223,15 +203,15 @@ def _entries(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
             f"{', '.join(twice)}: held by the data and given by name too; leave the argument out, "
             "or change the case with dataclasses.replace"
         )
-    held = {name: data[name] for name in (*given, "provenance") if name in data}
+    held = {name: data[name] for name in ENTRIES if name in data}
     entries = {"domain": "", "text": (), "provenance": None} | held | named
     entries["unit"] = "intensity" in held
     for name in ("case_id", "patient_id", "domain"):
         value = entries.get(name)
         if not isinstance(value, str) or not (value or name == "domain"):
             raise AugmintError(
-                f"{name} is {value!r}, not a name; give {name}=..., and split a batch into its "
-                "cases first (monai.data.decollate_batch)"
+                f"{name} is {value!r}, not a name; give one beside the image, and split a batch "
+                "into its cases first (monai.data.decollate_batch)"
             )
     if isinstance(entries["text"], str):
         raise AugmintError(
