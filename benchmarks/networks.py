@@ -21,7 +21,6 @@ from torch import nn
 
 from augmint.data.dataset import open_dataset
 from augmint.data.pool import build_pool
-from augmint.diffusion.checkpoint import write_folder
 from augmint.diffusion.networks import CHANNELS, Denoiser, NetworkConfig, build_network
 from augmint.diffusion.networks import count_parameters as count
 from augmint.diffusion.path import add_noise, logit_normal
@@ -33,6 +32,7 @@ from augmint.imaging.working import WorkingGrid
 from augmint.methods.mask_to_image import condition
 from augmint.segmentation.checkpoint import load_segmenter
 from augmint.segmentation.predict import predict_mask
+from augmint.weights import write_folder
 from results import commit, save
 
 GRID = WorkingGrid(2, (128, 128), (80, 80), longest=128)

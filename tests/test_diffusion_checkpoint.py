@@ -4,17 +4,16 @@ import json
 import pytest
 import torch
 
-from augmint.diffusion.checkpoint import (
-    load_network,
+from augmint.diffusion.checkpoint import load_network, save_network
+from augmint.diffusion.networks import NetworkConfig, build_network
+from augmint.errors import AugmintError
+from augmint.weights import (
     optimizer_tensors,
     read_folder,
     restore_optimizer,
-    save_network,
     sha256,
     write_folder,
 )
-from augmint.diffusion.networks import NetworkConfig, build_network
-from augmint.errors import AugmintError
 
 TINY = NetworkConfig(2, condition_channels=2, size="tiny")
 

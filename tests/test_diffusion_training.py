@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from augmint.diffusion.checkpoint import module_tensors
 from augmint.diffusion.networks import Denoiser, NetworkConfig, build_network
 from augmint.diffusion.sampling import descend, generator_for, sample
 from augmint.diffusion.training import (
@@ -24,6 +23,7 @@ from augmint.diffusion.training import (
     learning_rate_at,
 )
 from augmint.errors import AugmintError
+from augmint.weights import module_tensors
 
 CONFIG = TrainingConfig(
     steps=5, batch_size=4, learning_rate=1e-3, warmup=2, precision="fp32", save_every=0
@@ -305,7 +305,7 @@ import torch
 from safetensors.torch import save_file
 sys.path.insert(0, sys.argv[1])
 from test_diffusion_training import CONFIG, draw_pixels, line
-from augmint.diffusion.checkpoint import module_tensors
+from augmint.weights import module_tensors
 from augmint.diffusion.training import fit_network
 import os
 from dataclasses import replace

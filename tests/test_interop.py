@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import augmint
 from augmint import from_monai, from_torchio, to_monai, to_torchio
 from augmint.case import Case, Grid, IntensityMap, Provenance
 from augmint.errors import AugmintError
@@ -83,6 +84,10 @@ def plain(shape=(1, 6, 5), affine=None, **more):
 NAMED = {"case_id": "c", "patient_id": "p"}
 
 
+def test_the_functions_are_public():
+    assert {"from_monai", "from_torchio", "to_monai", "to_torchio"} <= set(augmint.__all__)
+
+
 @every_case
 def test_a_case_survives_monai(case):
     assert_same(case, from_monai(to_monai(case)))
@@ -126,6 +131,17 @@ def test_a_transform_of_monai_moves_image_label_and_affine_together(shape):
     first[-1] = last[-1] = 1
     last[0] = shape[0] - 1
     assert again.grid.affine @ last == pytest.approx(case.grid.affine @ first)
+
+
+def test_a_case_survives_a_batch_of_monai():
+    from monai.data import decollate_batch, list_data_collate
+    from monai.transforms import SelectItemsd
+
+    cases = [make_case(made=None), make_case(affine=np.diag([2.0, 2.0, 9.0, 1.0]))]
+    data = [to_monai(case) for case in cases]
+    batch = list_data_collate([SelectItemsd(["image", "label"])(d) for d in data])
+    for case, whole, item in zip(cases, data, decollate_batch(batch), strict=True):
+        assert_same(case, from_monai(whole | item))
 
 
 def test_a_plain_monai_dict_holds_stored_values():

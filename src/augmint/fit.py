@@ -16,7 +16,7 @@ from torch import Tensor
 
 from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.pool import Pool, build_pool
-from augmint.diffusion.checkpoint import load_network, save_network, sha256
+from augmint.diffusion.checkpoint import load_network, save_network
 from augmint.diffusion.networks import Denoiser, build_network, count_parameters
 from augmint.diffusion.training import TrainingConfig, fit_network
 from augmint.errors import AugmintError
@@ -25,6 +25,7 @@ from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.staging import output_folder, write_text
+from augmint.weights import sha256
 
 SCHEMA_VERSION = 1
 

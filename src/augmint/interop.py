@@ -21,16 +21,7 @@ if TYPE_CHECKING:
 # Interpolation may leave [-1, 1] by a rounding error; more means that the map no longer holds.
 RANGE_TOLERANCE = 1e-4
 AFFINE_TOLERANCE = 1e-2
-ENTRIES = (
-    "case_id",
-    "patient_id",
-    "domain",
-    "text",
-    "annotated",
-    "spacing_known",
-    "intensity",
-    "provenance",
-)
+ENTRIES = ("case_id", "patient_id", "domain", "text", "annotated", "spacing_known")
 
 
 def to_monai(case: Case) -> dict[str, Any]:
@@ -44,7 +35,7 @@ def to_monai(case: Case) -> dict[str, Any]:
         both with a (4, 4) affine in RAS, as MONAI's own readers give planes too. All else is
         plain: `case_id`, `patient_id`, `domain`, `text`, `annotated`, `spacing_known`,
         `intensity` (`low`, `high`, `dtype`), `provenance` (a dict, or None for a real case).
-        Before batching keep the tensors alone, for example with `SelectItemsd`.
+        Batch the tensors alone (`SelectItemsd`); `data | item` puts an item of the batch back.
     """
     from monai.data import MetaTensor
 
@@ -203,7 +194,7 @@ def _entries(data: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
             f"{', '.join(twice)}: held by the data and given by name too; leave the argument out, "
             "or change the case with dataclasses.replace"
         )
-    held = {name: data[name] for name in ENTRIES if name in data}
+    held = {name: data[name] for name in (*ENTRIES, "intensity", "provenance") if name in data}
     entries = {"domain": "", "text": (), "provenance": None} | held | named
     entries["unit"] = "intensity" in held
     for name in ("case_id", "patient_id", "domain"):

@@ -116,7 +116,8 @@ def choose_canvas(grids: Sequence[Grid], preset: Preset, dims: int | None = None
         side = max(max(s) for s in shapes)
         canvas: tuple[int, ...] = (_multiple(side, 16),) * 2
     else:
-        canvas = tuple(_multiple(max(s[i] for s in shapes), 8) for i in range(3))
+        step = 16 if preset.network == "large" else 8
+        canvas = tuple(_multiple(max(s[i] for s in shapes), step) for i in range(3))
     return replace(grid, canvas=canvas, window=canvas)
 
 
@@ -125,7 +126,7 @@ def choose_window(pool: Pool, grid: WorkingGrid) -> tuple[int, ...]:
 
     All of the canvas if the window would be nearly as large.
     """
-    step = 16 if grid.dims == 2 else 8
+    step = 16 if grid.dims == 2 or all(n % 16 == 0 for n in grid.canvas) else 8
     labelled = (pool.masks > 0) & (pool.masks < 255)
     total = int(labelled.sum())
     window = list(grid.canvas)

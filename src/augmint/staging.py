@@ -54,13 +54,15 @@ def output_folder(out: Path, request: Mapping[str, Any], *, resume: bool = False
         yield partial
         note.unlink(missing_ok=True)
         os.replace(partial, out)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
+    except Exception as error:
+        # safetensors wraps the system's error in one of its own.
+        number = getattr(error, "errno", None)
+        if number == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
             raise AugmintError(
                 f"no space left on the disk of {partial}; free some and go on with --continue, "
                 "all finished work is kept"
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if isinstance(error, OSError) and number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise AugmintError(f"{error.filename or partial} cannot be written: {error}") from error
         raise
 
@@ -81,3 +83,24 @@ def copy_file(source: Path, target: Path) -> None:
     temporary = target.with_name(target.name + ".writing")
     shutil.copyfile(source, temporary)
     os.replace(temporary, target)
+
+
+def forget_steps(metrics: Path, step: int, *, network: str | None = None) -> None:
+    """Drop the lines of a metrics.jsonl that a continued fit writes again.
+
+    Args:
+        metrics: The file; it may be absent, and a kill may have left half a line at its end.
+        step: Lines of later steps go.
+        network: Only those of this network, where several share the file.
+    """
+    if not metrics.exists():
+        return
+    kept = []
+    for text in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if line["step"] <= step or (network is not None and line.get("network") != network):
+            kept.append(text)
+    write_text(metrics, "".join(text + "\n" for text in kept))

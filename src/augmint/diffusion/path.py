@@ -60,10 +60,11 @@ def renoise(x_t: Tensor, eps: Tensor, t: float, u: float) -> Tensor:
     return a * x_t + b * eps
 
 
-def logit_normal(uniform: Tensor, *, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def logit_normal(uniform: Tensor, *, mean: float = 0.0, std: float = 1.4) -> Tensor:
     """Logit-normal t from uniform draws in (0, 1): sigmoid(mean + std * Phi^-1(u)).
 
-    Source: Esser et al., ICML 2024, Eq. 19.
+    Source: Esser et al., ICML 2024, Eq. 19, wider: with their std of 1 only 1.4 % of the levels lie
+    below 0.1, and in pixel space that is where fine detail is learned.
     """
     normal = torch.special.ndtri(uniform.double().clamp(1e-6, 1 - 1e-6))
     return torch.sigmoid(mean + std * normal).to(uniform.dtype)

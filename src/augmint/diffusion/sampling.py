@@ -254,6 +254,8 @@ def match_low_frequencies(reference: Tensor, factor: int, noise: Noise) -> Guide
 def follow_energy(gradient: Callable[[Tensor, float], Tensor], scale: float) -> Guide:
     """Descend an energy of the state: x - scale t grad E(x, t).
 
+    The loop runs without gradients; a `gradient` that uses autograd enables them for itself.
+
     Source: Zhao et al., NeurIPS 2022 (EGSDE), Eq. 9, as a correction between moves.
     """
     return lambda x, t: x - scale * t * gradient(x, t)

@@ -20,17 +20,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from augmint.diffusion.checkpoint import (
+from augmint.diffusion.networks import Denoiser
+from augmint.diffusion.path import add_noise, logit_normal, velocity
+from augmint.diffusion.sampling import generator_for
+from augmint.errors import AugmintError
+from augmint.staging import forget_steps
+from augmint.weights import (
+    folder_exists,
     module_tensors,
     optimizer_tensors,
     read_folder,
     restore_optimizer,
     write_folder,
 )
-from augmint.diffusion.networks import Denoiser
-from augmint.diffusion.path import add_noise, logit_normal, velocity
-from augmint.diffusion.sampling import generator_for
-from augmint.errors import AugmintError
 
 Draw = Callable[[torch.Generator, int], tuple[Tensor, Tensor | None]]
 """(generator, batch size) to a target (B, C, *spatial) and its condition (B, K, *spatial)."""
@@ -97,6 +99,8 @@ def ema_exponent(width: float) -> float:
 
     Source: Karras et al., CVPR 2024, Eq. 123: width = sqrt(g + 1) / ((g + 2) sqrt(g + 3)).
     """
+    if not 0 < width < 0.28:
+        raise ValueError(f"the relative width of the average lies in (0, 0.28); got {width}")
     low, high = 0.0, 1e4
     for _ in range(80):
         mid = (low + high) / 2
@@ -148,10 +152,10 @@ def fit_network(
     average = [p.detach().clone() for p in network.parameters()]
     gamma = ema_exponent(config.ema_width)
     first, micro = 0, config.micro_batch or math.ceil(config.batch_size / world)
-    if state is not None and (state.exists() or state.with_name(state.name + ".old").exists()):
+    if state is not None and folder_exists(state):
         first = _restore(state, network, optimizer, average)
         if metrics is not None and rank == 0:
-            _forget_after(metrics, name, first)
+            forget_steps(metrics, first, network=name)
         log(f"continuing at step {first} of {config.steps}")
     saved, smooth = time.monotonic(), float("nan")
     for step in range(first, config.steps):
@@ -259,15 +263,6 @@ def _distributed(network: Denoiser, device: torch.device | str) -> nn.Module:
     if not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
     return DistributedDataParallel(network, device_ids=[torch.device(device)] if cuda else None)
-
-
-def _forget_after(metrics: Path, name: str, step: int) -> None:
-    """Drop the lines of steps that are done again."""
-    if not metrics.exists():
-        return
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-    kept = [x for x in lines if x.get("network") != name or x["step"] <= step]
-    metrics.write_text("".join(json.dumps(x) + "\n" for x in kept))
 
 
 def _save(

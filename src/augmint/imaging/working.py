@@ -143,7 +143,7 @@ def resample_image(image: Tensor, shape: Sequence[int], *, smooth: bool = False)
     if tuple(image.shape[1:]) == tuple(shape):
         return image
     if len(shape) == 3:
-        small = functional.interpolate(image[None], size=tuple(shape), mode="trilinear")
+        small = _resample_3d(image[None], shape)
     else:
         mode = "bicubic" if smooth else "bilinear"
         small = functional.interpolate(image[None], size=tuple(shape), mode=mode, antialias=True)
@@ -156,10 +156,24 @@ def resample_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:
         return mask
     one_hot = functional.one_hot(mask).movedim(-1, 0)[None].float()
     if len(shape) == 3:
-        share = functional.interpolate(one_hot, size=tuple(shape), mode="trilinear")
+        share = _resample_3d(one_hot, shape)
     else:
         share = functional.interpolate(one_hot, size=tuple(shape), mode="bilinear", antialias=True)
     return share[0].argmax(0)
+
+
+def _resample_3d(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, C, *spatial), linear and anti-aliased; torch has that for planes, so axis by axis."""
+    for axis, size in enumerate(shape, start=2):
+        if x.shape[axis] == size:
+            continue
+        lines = x.movedim(axis, -1)
+        flat = lines.reshape(1, 1, -1, lines.shape[-1])
+        new = functional.interpolate(
+            flat, size=(flat.shape[2], size), mode="bilinear", antialias=True
+        )
+        x = new.reshape(*lines.shape[:-1], size).movedim(-1, axis)
+    return x
 
 
 def center(x: Tensor, shape: Sequence[int], fill: float) -> Tensor:

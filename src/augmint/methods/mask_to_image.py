@@ -62,6 +62,21 @@ class MaskToImage:
     shared_noise: float = 0.0
     batch_size: int = 16
 
+    def __post_init__(self) -> None:
+        rules = {
+            "num_steps": (self.num_steps >= 1, "1 or more"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "stem": (self.stem >= 1, "1 or more"),
+            "shift": (self.shift > 0, "above 0"),
+            "guidance": (self.guidance >= 0, "0 or more"),
+            "warp": (self.warp >= 0, "0 or more"),
+            "fit_warp": (self.fit_warp >= 0, "0 or more"),
+            "shared_noise": (0 <= self.shared_noise <= 1, "from 0 to 1"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise AugmintError(f"mask_to_image: {name} is {rule}; got {getattr(self, name)}")
+
     def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:
         """One denoiser of the image given the one-hot mask and the slice's position."""
         if facts.num_classes < 2:
@@ -74,6 +89,12 @@ class MaskToImage:
             size=self.network,
             stem=self.stem,
         )
+        if any(n % config.multiple for n in facts.grid.window):
+            raise AugmintError(
+                f"a {self.network} network with stem {self.stem} needs sizes that are multiples of "
+                f"{config.multiple}, the working window is {facts.grid.window}; use a smaller "
+                "network or stem, or another preset"
+            )
 
         def example(samples: Samples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             canvas = samples.images.shape[2:]

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from augmint.errors import AugmintError
 from augmint.segmentation.augmentation import augment, named_augmentation
 from augmint.segmentation.checkpoint import (
-    has_checkpoint,
     load_segmenter,
     restore_optimizer,
     save_segmenter,
@@ -29,6 +28,8 @@ from augmint.segmentation.loss import annotated_classes, dice_ce
 from augmint.segmentation.networks import Segmenter, build_segmenter
 from augmint.segmentation.precision import Precision, autocast
 from augmint.segmentation.predict import predict_mask
+from augmint.staging import forget_steps
+from augmint.weights import folder_exists
 
 
 class Samples(Protocol):
@@ -326,7 +327,7 @@ def _start(
         )
     progress: dict[str, Any] = {}
     last = None if folder is None else folder / "checkpoints" / "last"
-    resumed = resume and last is not None and has_checkpoint(last)
+    resumed = resume and last is not None and folder_exists(last)
     if resumed and last is not None:
         stored, progress = load_segmenter(last)
         if progress.get("config") != asdict(config) or stored.spec != network.spec:
@@ -351,17 +352,8 @@ def _start(
             fit.best = best.state_dict()
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        _forget_after(folder / "metrics.jsonl", fit.step)
+        forget_steps(folder / "metrics.jsonl", fit.step)
     return fit
-
-
-def _forget_after(metrics: Path, step: int) -> None:
-    """Drops the lines that a resumed fit writes again."""
-    if not metrics.exists():
-        return
-    lines = metrics.read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    metrics.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
 
 def validation_dice(
