@@ -15,7 +15,6 @@ from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.splits import Fold, draw_patients, folds, hold_back
 from augmint.errors import AugmintError
 from augmint.fit import (
-    describe_device,
     fit_method,
     load_run,
     method_with_preset,
@@ -24,7 +23,7 @@ from augmint.fit import (
     versions,
     write_run,
 )
-from augmint.generate import check_copies, synthesise
+from augmint.generate import check_copies, signature, synthesise
 from augmint.prepare import Prepared, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
@@ -219,7 +218,7 @@ def augment(
         facts = {
             "request": request,
             "versions": versions(),
-            "device": describe_device(where),
+            "signature": signature(fitted, where),
             "folds": entries,
             "gates": gates,
             "cost": costs,

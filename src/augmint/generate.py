@@ -15,9 +15,11 @@ import torch
 from augmint.case import Case
 from augmint.data.dataset import Dataset, Item, open_dataset
 from augmint.data.images import write_image, write_mask
+from augmint.diffusion.training import autocast
 from augmint.errors import AugmintError
 from augmint.fit import (
     FittedRun,
+    describe_device,
     load_run,
     resolve_device,
     versions,
@@ -72,6 +74,11 @@ def generate(
     fitted = load_run(run, settings=settings, device=device)
     check_labels(fitted, dataset)
     part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
+    if not part.items:
+        raise AugmintError(
+            f"shard {shard[0]}/{shard[1]} has no case, there are {len(dataset)}; use fewer shards"
+        )
+    where = resolve_device(device)
     request = dict(
         command="generate", run=str(Path(run).resolve()), data=str(dataset.root.resolve()),
         copies=copies,
@@ -82,11 +89,12 @@ def generate(
         write_real(part, folder, talk)
         cost = synthesise(
             fitted, part, folder, copies=range(copies), seed=seed, gate=None,
-            device=resolve_device(device), talk=talk,
+            device=where, talk=talk,
         )  # fmt: skip
         facts = {
             "request": request,
             "versions": versions(),
+            "signature": signature(fitted, where),
             "folds": [
                 {
                     "fold": None,
@@ -100,6 +108,20 @@ def generate(
         finish_dataset(part, folder, facts, held_back=(), folds=(), facts_grid=fitted.facts)
     talk.say(f"wrote {len(part) * copies} synthetic cases to {out}; look at {out}/report.html")
     return Path(out)
+
+
+def signature(fitted: FittedRun, device: torch.device) -> dict[str, Any]:
+    """What the bytes of synthetic images depend on beside weights, masks and seeds."""
+    from contextlib import nullcontext
+
+    half = not isinstance(autocast(device, "auto"), nullcontext)
+    return {
+        "batch_size": getattr(fitted.method, "batch_size", None),
+        "precision": "bf16" if half else "fp32",
+        "threads": torch.get_num_threads(),
+        "device": describe_device(device),
+        "torch": torch.__version__,
+    }
 
 
 def check_copies(copies: int) -> None:
