@@ -58,7 +58,7 @@ parser.add_argument("--device", default="auto")
 
 def main() -> None:
     a = parser.parse_args()
-    talk, device = Talk(), resolve_device(a.device)
+    talk, device, version = Talk(), resolve_device(a.device), commit()
     folder = FOLDERS[a.name]
     whole = open_dataset(a.data / folder)
     split = json.loads((a.data / "splits.json").read_text())[folder]
@@ -133,7 +133,7 @@ def main() -> None:
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
-        "commit": commit(),
+        "commit": version,
     }
     save(f"{a.name}_{a.preset}", result)
     for name in labels:

@@ -52,7 +52,7 @@ METRICS = ("dice", "precision", "recall", "hd95", "assd")
 
 def main() -> None:
     a = parser.parse_args()
-    talk, device = Talk(), resolve_device(a.device)
+    talk, device, version = Talk(), resolve_device(a.device), commit()
     acdc = open_dataset(a.data / "Dataset027_ACDC")
     sunnybrook = open_dataset(a.data / "Dataset060_Sunnybrook")
     split = json.loads((a.data / "splits.json").read_text())["Dataset027_ACDC"]
@@ -109,17 +109,18 @@ def main() -> None:
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
-        "commit": commit(),
+        "commit": version,
     }
     save("first_comparison", result)
     for test, found in result["tests"].items():
         for metric, line in found.items():
             arms = ", ".join(f"{arm} {line['arms'][arm]['mean']:.3f}" for arm in ARMS)
             low, high = line["difference_95"]
+            noise = line["seed_noise"]
+            seeds = "" if noise is None else f"; another seed moves the real arm by {noise:.3f}"
             print(
                 f"{test:10} {metric:9} {arms}; difference {line['difference']:+.3f} "
-                f"[{low:+.3f}, {high:+.3f}], same arm with another seed differs by "
-                f"{line['seed_noise']:.3f}"
+                f"[{low:+.3f}, {high:+.3f}]{seeds}"
             )
 
 

@@ -15,7 +15,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Dependencies run one way: a part imports from its own level and those before it.
 LEVELS = (
     {"errors"},
-    {"case", "progress", "staging", "presets", "weights"},
+    {"case", "progress", "staging", "presets", "weights", "precision"},
     {"imaging", "data", "diffusion"},
     {"methods", "segmentation", "evaluation"},
     {"quality", "prepare", "fit", "generate", "synthetic", "augment", "report"},

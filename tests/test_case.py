@@ -88,3 +88,20 @@ def test_one_slice_volume_stays_a_volume():
     (only,) = case.slices()
     assert only.dims == 2
     assert case.with_slices([only]).grid.shape == (4, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "axis"),
+    [
+        ((6, 6, 6), (1.1, 1.0, 1.0), 2),
+        ((6, 6, 6), (1.0, 1.4, 1.0), 2),
+        ((6, 6, 6), (1.0, 1.6, 1.0), 1),
+        ((6, 6, 6), (5.0, 5.0, 1.0), 2),
+        ((1, 6, 6), (1.0, 1.0, 8.0), 0),
+        ((6, 1, 6), None, 1),
+        ((6, 6, 6), None, 2),
+    ],
+)
+def test_only_a_clearly_coarser_axis_or_one_of_length_one_is_not_the_last(shape, spacing, axis):
+    affine = np.diag([*(spacing or (9.0, 1, 1)), 1.0])
+    assert Grid(shape, affine, spacing is not None).slice_axis == axis

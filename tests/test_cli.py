@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -301,3 +302,36 @@ def test_amount():
     assert options.read_amount("0.2", "--validation") == 0.2
     with pytest.raises(AugmintError, match="--validation"):
         options.read_amount("some", "--validation")
+
+
+def test_settings_stand_over_the_options_of_segment(cohort: Path, tmp_path: Path):
+    sets = [x for s in ("steps=2", "width=4", "seed=3") for x in ("--set", s)]
+    done = call("segment", cohort, "-o", tmp_path / "r", "--preset", "tiny", "-q", *sets)
+    assert done.exit_code == 0, done.stderr
+    config = yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["segmenter"]
+    assert (config["steps"], config["width"], config["seed"]) == (2, 4, 3)
+    done = call("segment", cohort, "-o", tmp_path / "s", "--preset", "tiny", "--set", "steps=few")
+    assert done.exit_code == 2
+    assert "few" in done.stderr
+
+
+def test_unlabelled_images_follow_the_patient_expression(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = {}
+
+    def record(data: object, out: Path, **asked: object) -> Path:
+        given.update(asked)
+        return out
+
+    other = tmp_path / "other"
+    for data in (other, tmp_path / "data"):
+        shutil.copytree(cohort, data)
+        (data / "cases.csv").unlink(missing_ok=True)
+    monkeypatch.setattr(import_module("augmint.fit"), "fit", record)
+    done = call(
+        "fit", tmp_path / "data", "-o", tmp_path / "r", "--unlabelled", other, "--patient-regex",
+        "(.+)_E[DS]",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert given["unlabelled"].patient_rule == "the expression (.+)_E[DS]"

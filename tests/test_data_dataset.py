@@ -595,3 +595,27 @@ def test_real_native_camus_opens_by_its_suffixes(real_data, tmp_path):
     assert dataset.patients == ("patient0001", "patient0002")
     assert all(ending_of(item.images[0]) == ".mhd" for item in dataset.items)
     assert dataset.load(dataset.items[0]).mask.max() == 3
+
+
+def write_datalist(folder, entries):
+    folder.mkdir(exist_ok=True)
+    path = folder / "mine.json"
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def test_equal_stems_outside_the_datalist_are_told_apart(tmp_path):
+    entries = []
+    for folder in (".a", "b"):
+        save(tmp_path / folder / "img.png", picture())
+        save(tmp_path / folder / "seg.png", labels_picture(value=255))
+        entries.append({"image": f"../{folder}/img.png", "label": f"../{folder}/seg.png"})
+    dataset = open_dataset(write_datalist(tmp_path / "lists", entries))
+    assert [item.case_id for item in dataset.items] == ["a_img", "b_img"]
+
+
+def test_one_name_for_two_cases_is_refused(tmp_path):
+    save(tmp_path / "x.png", picture())
+    path = write_datalist(tmp_path, [{"image": "x.png"}, {"image": "x.png"}])
+    with pytest.raises(AugmintError, match="several cases are named x"):
+        open_dataset(path)

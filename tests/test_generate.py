@@ -197,6 +197,18 @@ def test_rejected_pairs_stand_apart_with_their_figures(fitted, dataset, tmp_path
         assert not other.exists()
 
 
+def test_a_verdict_that_flips_leaves_no_orphan(fitted, dataset, tmp_path):
+    folder = begin(dataset, tmp_path)
+    one = replace(dataset, items=dataset.items[:1])
+    name = synthetic_name(one.items[0], 0, 0)
+    for gate, place, other in ((PickyGate(), "rejected", "."), (None, ".", "rejected")):
+        make(fitted, one, folder, copies=1, gate=gate)
+        for file in (f"imagesTr/{name}_0000", f"labelsTr/{name}"):
+            assert (folder / place / f"{file}{dataset.file_ending}").is_file()
+            assert not (folder / other / f"{file}{dataset.file_ending}").exists()
+        (folder / ".work" / "rows" / f"{name}.json").unlink()
+
+
 def test_a_gate_judges_what_a_reader_of_the_files_sees(fitted, dataset, tmp_path):
     seen = {}
 

@@ -131,8 +131,14 @@ def test_every_real_case_is_judged_by_eyes_that_never_saw_it(gate, folder, monke
 
     monkeypatch.setattr(module, "predict_case", spied)
     monkeypatch.setattr(module, "load_segmenter", numbered)
+    kept = (folder / "gate.json").read_text()
+    again = fitted(folder)
+    assert not judged  # what stands in gate.json is not done again
+    assert again.thresholds == gate.thresholds
+    (folder / "gate.json").unlink()
     fitted(folder)
-    held = json.loads((folder / "gate.json").read_text())["folds"]
+    (folder / "gate.json").write_text(kept)
+    held = json.loads(kept)["folds"]
     assert len(judged) == len(CASES)
     for patient, eyes in judged:
         assert [patient in held[k] for k in eyes] == [True]

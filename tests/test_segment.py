@@ -273,3 +273,65 @@ def test_a_stopped_evaluation_keeps_its_finished_cases(
 def test_a_fitted_method_is_no_segmenter(cohort: Path, made: Path, tmp_path: Path):
     with pytest.raises(AugmintError, match="augmint segment"):
         evaluate(made / "run", cohort, tmp_path / "e", talk=QUIET)
+
+
+def test_patients_whose_masks_were_warped_are_seen(made: Path):
+    dataset = open_dataset(made)
+    facts = read(made / "run.json")
+    (entry,) = facts["folds"]
+    seen = sorted({*entry["generator_patients"], *entry["gate_patients"]})
+    roles_of = import_module("augmint.roles")
+    run = {"folds": [{**entry, "generator_patients": seen[:1], "gate_patients": []}]}
+    assert roles_of._synthetic(dataset, run, None, None, [])[1] == tuple(seen)
+
+
+def test_real_cases_of_a_synthetic_dataset_keep_their_held_back_patients(
+    made: Path, tmp_path: Path
+):
+    other = tmp_path / "other"
+    shutil.copytree(made, other)
+    facts = read(other / "run.json")
+    held = facts["held_back_patients"]
+    facts["held_back_patients"] = []
+    facts["folds"][0]["validation_patients"] = []
+    (other / "run.json").write_text(json.dumps(facts))
+    chosen = {"patients": None, "fold": None, "validation": None, "seed": 0}
+    roles = import_module("augmint.roles").assign_roles(
+        open_dataset(made), open_dataset(other), **chosen
+    )
+    assert list(roles.validation_patients) == held
+
+
+def test_a_run_is_not_continued_with_other_labels(
+    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(import_module("augmint.segment"), "prepare", stop)
+    with pytest.raises(KeyboardInterrupt):
+        segment(cohort, tmp_path / "run", **SMALL)
+    merged = open_dataset(cohort, label_map={"RV": None})
+    with pytest.raises(AugmintError, match="labels"):
+        segment(merged, tmp_path / "run", resume=True, **SMALL)
+
+
+def test_patients_of_another_dataset_may_have_the_same_names(
+    cohort: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    other = tmp_path / "other"
+    shutil.copytree(cohort, other)
+    facts = {**read(other / "dataset.json"), "name": "another hospital"}
+    (other / "dataset.json").write_text(json.dumps(facts))
+    trained = read(plain / "run.json")["train_patients"]
+    evaluate(plain, other, tmp_path / "e", patients=trained[:1])
+    said = capsys.readouterr().err
+    assert "another hospital" in said
+    assert f"({trained[0]})" in said
+    forgetful = tmp_path / "run"
+    shutil.copytree(plain, forgetful)
+    run = read(plain / "run.json")
+    del run["datasets"]
+    (forgetful / "run.json").write_text(json.dumps(run))
+    with pytest.raises(AugmintError, match="leak"):
+        evaluate(forgetful, other, tmp_path / "f", patients=trained[:1], talk=QUIET)

@@ -1,5 +1,6 @@
 import errno
 import json
+import os
 
 import pytest
 
@@ -48,6 +49,27 @@ def test_unfinished_work_is_not_taken_over_unasked(tmp_path):
     killed(tmp_path / "OUT")
     with pytest.raises(AugmintError, match="--continue"), output_folder(tmp_path / "OUT", REQUEST):
         pytest.fail("worked")
+
+
+def test_request_and_work_stay_until_the_rename(tmp_path, monkeypatch):
+    out, partial = tmp_path / "OUT", tmp_path / "OUT.partial"
+
+    def kill(source, target):
+        raise KillError
+
+    rename = os.replace
+    with (  # noqa: PT012
+        pytest.raises(KillError),
+        output_folder(out, REQUEST) as folder,
+    ):
+        write_text(folder / ".work" / "rows" / "a.json", "{}")
+        monkeypatch.setattr(os, "replace", kill)
+    monkeypatch.setattr(os, "replace", rename)
+    assert (partial / "request.json").exists()
+    assert (partial / ".work" / "rows" / "a.json").exists()
+    with output_folder(out, REQUEST, resume=True) as folder:
+        write_text(folder / "done.txt", "finished")
+    assert [p.name for p in out.iterdir()] == ["done.txt"]
 
 
 @pytest.mark.parametrize(

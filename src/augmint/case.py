@@ -42,11 +42,20 @@ class Grid:
 
     @property
     def slice_axis(self) -> int:
-        """The axis across slices of a volume: the coarsest one, the last of equals."""
+        """The axis across slices of a volume.
+
+        An axis of length 1 comes first; then one that is more than 1.5 times as coarse as the
+        others (their median); then the last, in which files store their slices.
+        """
+        single = [i for i, n in enumerate(self.shape) if n == 1]
+        if single:
+            return single[-1]
         spacing = self.spacing
-        coarsest = max(spacing)
-        close = [i for i, s in enumerate(spacing) if s > 0.99 * coarsest]
-        return close[-1]
+        coarsest = int(np.argmax(spacing))
+        others = [s for i, s in enumerate(spacing) if i != coarsest]
+        tied = max(others) > 0.99 * spacing[coarsest]
+        clear = not tied and spacing[coarsest] > 1.5 * float(np.median(others))
+        return coarsest if clear else self.dims - 1
 
     def plane(self) -> Grid:
         """The grid of one slice of this volume (itself where it is a plane already)."""

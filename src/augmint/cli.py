@@ -145,8 +145,9 @@ def fit(
     from augmint.fit import fit
 
     made = fit(
-        dataset, _given(out, "-o"), init=init, unlabelled=unlabelled, resume=resume, talk=talk,
-        **asked,
+        dataset, _given(out, "-o"), init=init,
+        unlabelled=None if unlabelled is None else _open(unlabelled, patient_regex, None),
+        resume=resume, talk=talk, **asked,
     )  # fmt: skip
     _print(_folder(made), as_json)
 

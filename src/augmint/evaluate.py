@@ -62,7 +62,8 @@ def evaluate(
         talk: Where progress goes.
 
     Raises:
-        AugmintError: if the run was fitted on one of the patients, or no label is shared.
+        AugmintError: if the run was fitted on one of the patients of a dataset of this name, or no
+            label is shared.
     """
     talk = talk or Talk()
     if not tolerance >= 0:
@@ -71,17 +72,18 @@ def evaluate(
     taught = load_segmenter_run(run, where)
     dataset = _unseen(
         real_labelled(data if isinstance(data, Dataset) else open_dataset(data)),
-        taught, patients, seed,
+        taught, patients, seed, talk,
     )  # fmt: skip
     shared = _shared_labels(taught, dataset, talk)
-    if chose := sorted(taught.validation & set(dataset.patients)):
+    chose = taught.validation & set(dataset.patients)
+    if chose and taught.may_know(dataset):
         talk.say(
             f"note: {len(chose)} of {len(dataset.patients)} patients chose the run's best weights, "
             "so their scores are optimistic"
         )
     request = dict(
         command="evaluate", run=str(Path(run).resolve()), data=str(dataset.root.resolve()),
-        patients=list(dataset.patients),
+        patients=list(dataset.patients), labels=dict(dataset.labels),
         largest_component=largest_component, tolerance=tolerance,
     )  # fmt: skip
     with output_folder(Path(out), request, resume=resume) as folder:
@@ -120,20 +122,37 @@ def evaluate(
 
 
 def _unseen(
-    dataset: Dataset, taught: SegmenterRun, patients: int | Sequence[str] | None, seed: int
+    dataset: Dataset,
+    taught: SegmenterRun,
+    patients: int | Sequence[str] | None,
+    seed: int,
+    talk: Talk,
 ) -> Dataset:
-    """The chosen patients, none of whom the run was fitted on."""
-    free = [p for p in dataset.patients if p not in taught.spent]
+    """The chosen patients, none of whom the run was fitted on.
+
+    Patients of one name are one person in datasets of one name; across datasets of other names
+    they are taken for others, and the user is told.
+    """
+    used = taught.spent if taught.may_know(dataset) else taught.spent_elsewhere
+    free = [p for p in dataset.patients if p not in used]
     if isinstance(patients, int):
-        return dataset.select(patients=draw_patients(free, patients, seed))
+        patients = draw_patients(free, patients, seed)
     chosen = dataset if patients is None else dataset.select(patients=list(patients))
-    spent = [p for p in chosen.patients if p in taught.spent]
+    spent = [p for p in chosen.patients if p in used]
     if spent:
         others = f"--patients {listed(free, 10)}" if free else "of another dataset"
         raise AugmintError(
             f"leak: the run, or what made its synthetic cases, was fitted on {len(spent)} of the "
             f"{len(chosen.patients)} patients to evaluate: {listed(spent, 10)}; score patients "
             f"that nothing was fitted on: {others}"
+        )
+    if namesakes := [p for p in chosen.patients if p in taught.spent]:
+        talk.say(
+            f"note: {len(namesakes)} of {len(chosen.patients)} patients are named as patients that "
+            f"the run was fitted on ({listed(namesakes)}); they count as others, since this "
+            f"dataset is {dataset.name!r} and the run's is "
+            f"{listed([repr(n) for n in sorted(taught.datasets)])}. If they are the same people, "
+            "these scores are a leak"
         )
     return chosen
 

@@ -142,7 +142,7 @@ def fit(
     steps: int | None = None,
     dims: int | None = None,
     init: Path | str | None = None,
-    unlabelled: Path | str | None = None,
+    unlabelled: Path | str | Dataset | None = None,
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
@@ -160,7 +160,7 @@ def fit(
         steps: Optimiser steps, instead of the preset's.
         dims: 2 or 3, instead of what the data suggest.
         init: A run to start from (fine-tuning).
-        unlabelled: A dataset whose images join the fit without their masks.
+        unlabelled: A dataset whose real images join the fit without their masks.
         seed: Seeds everything.
         device: `auto`, `cpu`, `cuda`, ...
         resume: Continue an unfinished run.
@@ -172,13 +172,14 @@ def fit(
     talk = talk or Talk()
     dataset = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
     dataset = choose_patients(dataset, patients, seed)
+    more = None if unlabelled is None else _real(unlabelled)
     sizes = preset_named(preset)
     chosen = method_with_preset(method, settings, sizes)
     request = dict(
         command="fit", data=str(dataset.root.resolve()), labels=dict(dataset.labels),
         method=method, settings=dict(settings or {}), preset=preset,
         patients=list(dataset.patients), steps=steps, dims=dims, seed=seed, init=init,
-        unlabelled=unlabelled,
+        unlabelled=more and str(more.root.resolve()),
     )  # fmt: skip
     staged: AbstractContextManager[Path]
     if follows():
@@ -194,10 +195,8 @@ def fit(
         start = time.monotonic()
         prepared = prepare(dataset, sizes, dims=dims, talk=talk)
         extra = None
-        if unlabelled is not None:
-            extra = build_pool(
-                (replace(c, mask=None) for c in open_dataset(unlabelled)), prepared.facts.grid
-            )
+        if more is not None:
+            extra = build_pool((replace(c, mask=None) for c in more), prepared.facts.grid)
         training = training_config(sizes, prepared.facts, steps, seed)
         hashes = fit_method(
             chosen, prepared, run, training=training, device=where,
@@ -214,6 +213,15 @@ def fit(
         )  # fmt: skip
     talk.say(f"wrote the fitted method to {out}; next: augmint generate {out} DATA -o SYNTHETIC")
     return Path(out)
+
+
+def _real(unlabelled: Path | str | Dataset) -> Dataset:
+    """The real cases of a dataset, with masks or without."""
+    dataset = unlabelled if isinstance(unlabelled, Dataset) else open_dataset(unlabelled)
+    items = tuple(i for i in dataset.items if not i.synthetic)
+    if not items:
+        raise AugmintError(f"{dataset.root}: every case is synthetic; a fit needs real images")
+    return replace(dataset, items=items)
 
 
 def method_with_preset(name: str, settings: Mapping[str, Any] | None, preset: Preset) -> Method:

@@ -27,10 +27,8 @@ from augmint.fit import (
 from augmint.prepare import choose_patients, real_labelled
 from augmint.progress import Talk
 from augmint.quality.agreement import AgreementGate
-from augmint.staging import output_folder, write_text
-from augmint.synthetic import finish_dataset, write_real
-
-WORK = ".work"
+from augmint.staging import WORK, output_folder, write_text
+from augmint.synthetic import files_of_cases, finish_dataset, write_real
 
 
 def generate(
@@ -73,6 +71,7 @@ def generate(
     dataset = choose_patients(dataset, patients, seed)
     fitted = load_run(run, settings=settings, device=device)
     check_labels(fitted, dataset)
+    dataset = numbered_like(dataset, fitted.facts.labels)
     part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
     if not part.items:
         raise AugmintError(
@@ -131,16 +130,36 @@ def check_copies(copies: int) -> None:
 
 
 def check_labels(fitted: FittedRun, dataset: Dataset) -> None:
-    """Labels are matched by name.
+    """Labels are matched by name; `numbered_like` evens out their numbers.
 
     Raises:
-        AugmintError: if the dataset lacks a label of the run or numbers it otherwise.
+        AugmintError: if the dataset lacks a label of the run or has others.
     """
-    if dict(fitted.facts.labels) != dict(dataset.labels):
+    if set(fitted.facts.labels) != set(dataset.labels):
         raise AugmintError(
             f"{dataset.name} has the labels {dict(dataset.labels)}, the run was fitted on "
             f"{dict(fitted.facts.labels)}; use a label map, or fit on this dataset"
         )
+
+
+def numbered_like(dataset: Dataset, labels: Mapping[str, int]) -> Dataset:
+    """The dataset with its masks renumbered to other numbers for the same label names.
+
+    Args:
+        dataset: Its label names are those of `labels`.
+        labels: Class name -> index.
+    """
+    if dict(dataset.labels) == dict(labels):
+        return dataset
+    number = {index: labels[name] for name, index in dataset.labels.items()}
+    table = replace(
+        dataset.table,
+        labels=dict(labels),
+        annotated=frozenset(number[i] for i in dataset.table.annotated),
+        indices={stored: number[i] for stored, i in dataset.table.indices.items()},
+    )
+    annotated = frozenset(number[i] for i in dataset.annotated)
+    return replace(dataset, labels=dict(labels), annotated=annotated, table=table)
 
 
 def synthesise(
@@ -168,6 +187,7 @@ def synthesise(
         if not (rows / f"{synthetic_name(item, seed, copy)}.json").exists()
     ]
     natives: dict[str, Case] = {}
+    stored_files = files_of_cases(dataset, 0)
 
     def orders() -> Iterator[tuple[Case, int]]:
         working: Case | None = None
@@ -192,7 +212,8 @@ def synthesise(
             # Cases come in order, so those read before this one are done with.
             while (oldest := next(iter(natives))) != source.case_id:
                 del natives[oldest]
-            row = write_case(new, source, fitted, folder, gate, fold, device)
+            one_file = stored_files[source.case_id] == 1
+            row = write_case(new, source, fitted, folder, gate, fold, device, one_file=one_file)
             write_text(rows / f"{new.case_id}.json", json.dumps(row))
             accepted += row["accepted"]
             update(number + 1, f"{accepted} accepted" if gate else "")
@@ -212,8 +233,24 @@ def write_case(
     gate: AgreementGate | None,
     fold: int | None,
     device: torch.device,
+    *,
+    one_file: bool = False,
 ) -> dict[str, Any]:
-    """Bring one new case to its source's native grid, judge what is stored, write it."""
+    """Bring one new case to its source's native grid, judge what is stored, write it.
+
+    Args:
+        new: On the working window.
+        source: The real case whose mask it has, as stored.
+        fitted: The run that made it.
+        folder: The dataset.
+        gate: Its judge, or None to accept everything.
+        fold: The fold that made it.
+        device: Where the gate computes.
+        one_file: All channels in one file, as the source has them.
+
+    Returns:
+        The row of the manifest.
+    """
     native = fitted.facts.grid.to_native(new, source.grid)
     stored = source.intensity.to_stored(native.image)
     # The gate judges what a reader of the files will see: rounded to the stored type.
@@ -222,10 +259,19 @@ def write_case(
     reason = ""
     if gate is not None:
         agreement, reason = gate.judge(written, device)
-    target = folder / "rejected" if reason else folder
+    target, other = folder, folder / "rejected"
+    if reason:
+        target, other = other, target
     ending = output_ending(folder)
+    # A kill may have left this case with another verdict.
+    for channel in range(len(stored)):
+        (other / "imagesTr" / f"{new.case_id}_{channel:04d}{ending}").unlink(missing_ok=True)
+    (other / "labelsTr" / f"{new.case_id}{ending}").unlink(missing_ok=True)
     assert native.mask is not None
-    write_channels(target / "imagesTr", new.case_id, stored, source, ending)
+    parts = [stored] if one_file else [stored[c : c + 1] for c in range(len(stored))]
+    for number, part in enumerate(parts):
+        path = target / "imagesTr" / f"{new.case_id}_{number:04d}{ending}"
+        write_image(path, part, source.grid)
     write_mask(target / "labelsTr" / f"{new.case_id}{ending}", native.mask.numpy(), source.grid)
     assert new.provenance is not None
     origin = dataclasses.asdict(new.provenance)
@@ -244,13 +290,6 @@ def write_case(
         "reason": reason,
         **{f"{fitted.method_name}.{k}": v for k, v in details.items()},
     }
-
-
-def write_channels(folder: Path, case_id: str, stored: Any, source: Case, ending: str) -> None:
-    """One file for each channel, as nnU-Net reads them."""
-    for channel in range(len(stored)):
-        path = folder / f"{case_id}_{channel:04d}{ending}"
-        write_image(path, stored[channel : channel + 1], source.grid)
 
 
 def output_ending(folder: Path) -> str:

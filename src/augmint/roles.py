@@ -25,13 +25,19 @@ class Roles:
         real: Real training cases.
         synthetic: Accepted synthetic training cases, or None.
         validation: Real cases of other patients, or None.
-        seen: Patients that the generator and the gate of the synthetic cases were fitted on.
+        seen: Patients that the synthetic cases were made from, or that their generator and gate
+            were fitted on.
+        datasets: Names of the datasets that these cases come from.
+        seen_elsewhere: Those of `seen` whose dataset nobody recorded: `generate` may use a
+            generator fitted on another one.
     """
 
     real: Dataset
     synthetic: Dataset | None
     validation: Dataset | None
     seen: tuple[str, ...]
+    datasets: tuple[str, ...]
+    seen_elsewhere: tuple[str, ...] = ()
 
     @property
     def validation_patients(self) -> tuple[str, ...]:
@@ -83,14 +89,17 @@ def assign_roles(
     if source is None and any(i.synthetic for i in data.items):
         source = data
     run = {} if source is None else _run_of(source)
-    held = _held(run, source, fold)
+    held = sorted({*_held(run, source, fold), *_held_by_data(data, source, fold)})
     train, held_here = _patients(real.patients, held, patients, validation, seed)
     check_leak(train, held_here)
     made: Dataset | None = None
     seen: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
     if source is not None:
         follow = set(train) if synthetic is None and patients is not None else None
         made, seen = _synthetic(source, run, fold, follow, [*held, *held_here])
+        if (run.get("request") or {}).get("command") != "augment":
+            elsewhere = tuple(sorted(patients_seen(run, fold)))
         if dict(made.labels) != dict(real.labels):
             raise AugmintError(
                 f"{made.root} has the labels {dict(made.labels)}, {real.name} has "
@@ -101,6 +110,8 @@ def assign_roles(
         made,
         real.select(patients=held_here) if held_here else None,
         seen,
+        tuple(sorted({d.name for d in (real, made) if d is not None})),
+        elsewhere,
     )
 
 
@@ -135,6 +146,19 @@ def _held(run: Mapping[str, Any], source: Dataset | None, fold: int | None) -> l
     entry = run["folds"][known.index(fold)]
     extra = run.get("held_back_patients") or []
     return sorted({*entry.get("validation_patients", ()), *extra})
+
+
+def _held_by_data(data: Dataset, source: Dataset | None, fold: int | None) -> list[str]:
+    """The validation patients of the real cases, where they lie in a synthetic dataset too."""
+    path = data.root / "run.json"
+    if source is data or not path.is_file():
+        return []
+    run = read_json(path)
+    if not isinstance(run, Mapping) or not isinstance(run.get("folds"), list):
+        return []
+    entries = [e for e in run["folds"] if e.get("fold") == fold]
+    held = {p for e in entries for p in e.get("validation_patients", ())}
+    return sorted(held | set(run.get("held_back_patients") or ()))
 
 
 def _patients(
@@ -208,4 +232,6 @@ def _synthetic(
     chosen = {i.case_id for i in items}
     rows = [r for r in load_rows(source.root) if r["case"] in chosen]
     check_synthetic(rows, run, held)
-    return replace(source, items=items), tuple(sorted(patients_seen(run, fold)))
+    # Masks of these cases were warped from those of their patients, whoever fitted the generator.
+    seen = patients_seen(run, fold) | {i.patient_id for i in items}
+    return replace(source, items=items), tuple(sorted(seen))

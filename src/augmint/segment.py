@@ -70,7 +70,7 @@ def segment(
         steps: Optimiser steps, instead of the preset's.
         augmentation: `none`, `weak` or `strong`.
         synthetic_probability: Chance of each sample to be synthetic, where there are any.
-        settings: Other fields of `SegmenterConfig`.
+        settings: Fields of `SegmenterConfig`; they stand over the arguments above.
         dims: 2 or 3, instead of what the data suggest.
         seed: Seeds everything.
         device: `auto`, `cpu`, `cuda`, ...
@@ -90,16 +90,16 @@ def segment(
         real, extra, patients=patients, fold=fold, validation=validation, seed=seed
     )
     sizes = preset_named(preset)
-    chosen = dict(
-        network=network, width=width, steps=steps, augmentation=augmentation,
-        synthetic_probability=synthetic_probability, **(settings or {}),
-    )  # fmt: skip
+    chosen = {
+        "network": network, "width": width, "steps": steps, "augmentation": augmentation,
+        "synthetic_probability": synthetic_probability, **(settings or {}),
+    }  # fmt: skip
     segmenter_config(sizes, 2, seed, chosen)
     request = dict(
         command="segment", data=str(real.root.resolve()),
         synthetic=extra and str(extra.root.resolve()),
         patients=list(roles.real.patients), validation=list(roles.validation_patients), fold=fold,
-        preset=preset, dims=dims, seed=seed, **chosen,
+        preset=preset, dims=dims, labels=dict(real.labels), **{"seed": seed, **chosen},
     )  # fmt: skip
     where = resolve_device(device)
     talk.say(f"{roles.in_words()}; device {where}")
@@ -139,6 +139,8 @@ def segment(
                 "dataset": real.name,
                 "licence": real.licence,
                 **roles.to_json(),
+                "datasets": list(roles.datasets),
+                "seen_elsewhere": list(roles.seen_elsewhere),
                 "best": load_segmenter(best)[1],
                 "seconds": round(time.monotonic() - start, 1),
                 "device": describe_device(where),
@@ -162,7 +164,12 @@ def segmenter_config(
     from augmint.segmentation.augmentation import named_augmentation
     from augmint.segmentation.networks import SEGMENTERS
 
-    steps = int(chosen.get("steps") or sizes.segmenter_steps)
+    try:
+        steps = int(chosen.get("steps") or sizes.segmenter_steps)
+    except ValueError:
+        raise AugmintError(
+            f"segmenter: field steps cannot be {chosen['steps']!r}; give a whole number"
+        ) from None
     plain = SegmenterConfig(
         width=sizes.segmenter_width, steps=steps, seed=seed, warmup=min(50, max(1, steps // 10)),
         batch_size=16 if dims == 2 else sizes.batch_size_3d, validate_every=min(200, steps),
@@ -216,6 +223,8 @@ class SegmenterRun:
         annotated: Names of the classes that it was taught.
         spent: Patients that it, or what made its synthetic cases, was fitted on.
         validation: Patients that chose its weights.
+        datasets: Names of the datasets that all of these belong to; empty where not recorded.
+        spent_elsewhere: Those of `spent` whose dataset is not known.
     """
 
     network: Segmenter
@@ -224,6 +233,12 @@ class SegmenterRun:
     annotated: tuple[str, ...]
     spent: frozenset[str]
     validation: frozenset[str]
+    datasets: frozenset[str]
+    spent_elsewhere: frozenset[str]
+
+    def may_know(self, dataset: Dataset) -> bool:
+        """Whether its patients may be those of a dataset: of one name, or nobody knows."""
+        return not self.datasets or dataset.name in self.datasets
 
 
 def load_segmenter_run(run: Path | str, device: torch.device | str = "cpu") -> SegmenterRun:
@@ -250,4 +265,6 @@ def load_segmenter_run(run: Path | str, device: torch.device | str = "cpu") -> S
         annotated=tuple(facts["annotated"]),
         spent=spent,
         validation=frozenset(facts["validation_patients"]),
+        datasets=frozenset(facts.get("datasets", ())),
+        spent_elsewhere=frozenset(facts.get("seen_elsewhere", ())),
     )

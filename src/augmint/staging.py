@@ -7,18 +7,21 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from augmint.errors import AugmintError
+
+WORK = ".work"
 
 
 @contextmanager
 def output_folder(out: Path, request: Mapping[str, Any], *, resume: bool = False) -> Iterator[Path]:
     """Work in OUT.partial, which becomes OUT when the work is done.
 
-    A kill leaves OUT.partial with all that was finished; `resume` goes on there.
+    A kill leaves OUT.partial with all that was finished; `resume` goes on there. The request and
+    the folder `.work` stay until the rename, so that a kill at any moment loses nothing.
 
     Args:
         out: The folder to make.
@@ -52,7 +55,6 @@ def output_folder(out: Path, request: Mapping[str, Any], *, resume: bool = False
         partial.mkdir(parents=True, exist_ok=True)
         write_text(note, json.dumps(asked, indent=1))
         yield partial
-        note.unlink(missing_ok=True)
         os.replace(partial, out)
     except Exception as error:
         # safetensors wraps the system's error in one of its own.
@@ -65,6 +67,10 @@ def output_folder(out: Path, request: Mapping[str, Any], *, resume: bool = False
         if isinstance(error, OSError) and number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise AugmintError(f"{error.filename or partial} cannot be written: {error}") from error
         raise
+    # OUT is complete; what cannot be swept from it harms nobody.
+    with suppress(OSError):
+        (out / note.name).unlink(missing_ok=True)
+    shutil.rmtree(out / WORK, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

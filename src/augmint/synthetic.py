@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from augmint.data.dataset import Dataset, Item
-from augmint.data.images import read_image, write_image, write_mask
+from augmint.data.images import META, NIFTI, PLAIN, TIFF, read_image, write_image, write_mask
 from augmint.data.splits import Fold
 from augmint.methods.protocol import DatasetFacts
 from augmint.progress import Talk
-from augmint.staging import copy_file, write_text
+from augmint.staging import WORK, copy_file, write_text
 
 SCHEMA_VERSION = 1
 COLUMNS = (
@@ -22,6 +22,8 @@ COLUMNS = (
     "network_sha256", "seed", "copy", "walk", "evaluations",
 )  # fmt: skip
 JUDGED = ("validity", "similarity", "accepted", "reason")
+# Endings of files that stay as they are. An .mhd may keep its pixels in a second file.
+KEPT = (*NIFTI, ".png", ".mha", *TIFF)
 
 
 def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:
@@ -29,9 +31,11 @@ def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:
     as_is = keeps_files(dataset)
     ending = dataset.file_ending if as_is else converted_ending(dataset)
     channels = 1
+    known = dataset.spacing_known is not False
     with talk.bar("copying real cases", len(dataset)) as update:
         for number, item in enumerate(dataset.items):
-            channels = _copy(dataset, item, folder, ending, as_is)
+            channels, spacing_known = _copy(dataset, item, folder, ending, as_is)
+            known = known and spacing_known
             update(number + 1, "")
     names = dataset.channel_names or tuple(
         f"{dataset.modality or 'image'}{i or ''}" for i in range(channels)
@@ -47,7 +51,7 @@ def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:
     everything = {i for i in dataset.labels.values() if i > 0}
     if dataset.annotated != everything:
         facts["annotated_labels"] = [n for n, i in dataset.labels.items() if i in dataset.annotated]
-    if dataset.spacing_known is False:
+    if not known:
         facts["spacing_known"] = False
     write_text(folder / "dataset.json", json.dumps(facts, indent=1))
 
@@ -55,22 +59,29 @@ def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:
 def keeps_files(dataset: Dataset) -> bool:
     """Whether the stored files can stand in an nnU-Net dataset unchanged."""
     unchanged = all(stored == index for stored, index in dataset.table.indices.items())
-    plain = dataset.layout == "nnunet" and unchanged
+    plain = dataset.layout == "nnunet" and dataset.file_ending.lower() in KEPT and unchanged
     return plain and all(len(i.masks) == 1 for i in dataset.items)
+
+
+def files_of_cases(dataset: Dataset, channels: int) -> dict[str, int]:
+    """Real case -> the number of its image files in OUT; one colour file may hold all channels."""
+    as_is = keeps_files(dataset)
+    return {i.case_id: len(i.images) if as_is else channels for i in dataset.items}
 
 
 def converted_ending(dataset: Dataset) -> str:
     """PNG for plain 2-D pictures, NIfTI for everything else."""
-    return ".png" if dataset.file_ending in (".png", ".jpg", ".jpeg") else ".nii.gz"
+    return ".png" if dataset.file_ending.lower() in PLAIN else ".nii.gz"
 
 
-def _copy(dataset: Dataset, item: Item, folder: Path, ending: str, as_is: bool) -> int:
+def _copy(dataset: Dataset, item: Item, folder: Path, ending: str, as_is: bool) -> tuple[int, bool]:
+    """Copy one case; returns its channels and whether its spacing is known."""
     images, labels = folder / "imagesTr", folder / "labelsTr"
     if as_is:
         for channel, path in enumerate(item.images):
             copy_file(path, images / f"{item.case_id}_{channel:04d}{ending}")
         copy_file(item.masks[0], labels / f"{item.case_id}{ending}")
-        return len(item.images)
+        return len(item.images), ending.lower() in NIFTI + META
     case = dataset.load(item)
     stored, _, _ = read_image(item.images, channels=len(dataset.channel_names) or None)
     for channel in range(len(stored)):
@@ -78,7 +89,7 @@ def _copy(dataset: Dataset, item: Item, folder: Path, ending: str, as_is: bool) 
         write_image(path, stored[channel : channel + 1], case.grid)
     assert case.mask is not None
     write_mask(labels / f"{item.case_id}{ending}", case.mask.numpy(), case.grid)
-    return len(stored)
+    return len(stored), case.grid.spacing_known
 
 
 def finish_dataset(
@@ -91,6 +102,8 @@ def finish_dataset(
     facts_grid: DatasetFacts,
 ) -> list[dict[str, Any]]:
     """Manifest, lists, splits, sheets and report from the rows of finished cases.
+
+    The work folder stays, so that this can be done again after a kill.
 
     Args:
         dataset: The real cases, training and held back.
@@ -105,24 +118,26 @@ def finish_dataset(
     """
     from augmint.report import write_json, write_report, write_sheets
 
-    work = folder / ".work"
-    rows = [json.loads(p.read_text()) for p in sorted((work / "rows").glob("*.json"))]
+    _sweep(folder)
+    rows = [json.loads(p.read_text()) for p in sorted((folder / WORK / "rows").glob("*.json"))]
     rows = [_real_row(i) for i in dataset.items] + rows
-    write_manifest(folder / "manifest.csv", rows, [n for n in facts_grid.annotated])
+    write_manifest(folder / "manifest.csv", rows, facts_grid.annotated)
     accepted = [r for r in rows if r["accepted"]]
+    rejected = [r for r in rows if not r["accepted"]]
     facts = json.loads((folder / "dataset.json").read_text())
     facts["numTraining"] = len(accepted)
     write_text(folder / "dataset.json", json.dumps(facts, indent=1))
-    if (folder / "rejected").exists():
-        rejected = {**facts, "numTraining": len(rows) - len(accepted)}
-        write_text(folder / "rejected" / "dataset.json", json.dumps(rejected, indent=1))
+    if rejected:
+        apart = {**facts, "numTraining": len(rejected)}
+        write_text(folder / "rejected" / "dataset.json", json.dumps(apart, indent=1))
+        write_manifest(folder / "rejected" / "manifest.csv", rejected, facts_grid.annotated)
+    else:  # verdicts that flipped after a kill leave it empty
+        shutil.rmtree(folder / "rejected", ignore_errors=True)
     _write_cases(folder, dataset)
     splits = _splits(accepted, dataset, held_back, folds)
     write_text(folder / "splits_final.json", json.dumps(splits, indent=1))
-    write_text(
-        folder / "datalist.json",
-        json.dumps(_datalist(accepted, folder, facts, held_back, folds), indent=1),
-    )
+    for name, content in _datalists(accepted, dataset, facts, held_back, folds).items():
+        write_text(folder / name, json.dumps(content, indent=1))
     made = [r for r in rows if r["synthetic"]]
     counts = {
         "real": len(dataset),
@@ -142,8 +157,15 @@ def finish_dataset(
     write_json(folder / "run.json", everything)
     write_sheets(folder, dataset, rows, facts_grid)
     write_report(folder, rows, everything, facts_grid)
-    shutil.rmtree(work)
     return rows
+
+
+def _sweep(folder: Path) -> None:
+    """Remove half-written files that a kill left."""
+    for name in ("imagesTr", "labelsTr", "rejected"):
+        for pattern in (".*.tmp*", "*.writing"):
+            for path in (folder / name).rglob(pattern):
+                path.unlink()
 
 
 def _real_row(item: Item) -> dict[str, Any]:
@@ -159,7 +181,7 @@ def _real_row(item: Item) -> dict[str, Any]:
 def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> None:
     """One row for each case; the method's own columns come last."""
     columns = [*COLUMNS, *(f"agreement_{n}" for n in labels), *JUDGED]
-    own = sorted({k for r in rows for k in r if "." in k})
+    own = sorted({k for r in rows for k in r if k.startswith(f"{r.get('method')}.")})
     temporary = path.with_name(path.name + ".writing")
     with temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [*columns, *own], restval="", extrasaction="ignore")
@@ -216,38 +238,58 @@ def _splits(
     return splits
 
 
-def _datalist(
+def _datalists(
     accepted: Sequence[Mapping[str, Any]],
-    folder: Path,
+    dataset: Dataset,
     facts: Mapping[str, Any],
     held_back: Sequence[str],
     folds: Sequence[Fold],
+) -> dict[str, dict[str, Any]]:
+    """MONAI datalists by file name.
+
+    Readers take every entry with `fold` k for validation in fold k and all others for training.
+    No synthetic case can be in one list of all folds then, so each fold has a list of its own.
+    """
+    files = files_of_cases(dataset, len(facts["channel_names"]))
+    entries = [_entry(r, files, facts["file_ending"]) for r in accepted]
+    if not folds:
+        return {"datalist.json": _datalist(entries, facts, held_back)}
+    real = [e for e in entries if not e["synthetic"]]
+    fold_of = {p: k for k, fold in enumerate(folds) for p in fold.validation}
+    whole = [{**e, "fold": fold_of[e["patient"]]} for e in real]
+    lists = {"datalist.json": _datalist(whole, facts, ())}
+    for k, fold in enumerate(folds):
+        made = [e for e, r in zip(entries, accepted) if e["synthetic"] and r["fold"] == k]
+        lists[f"datalist_fold{k}.json"] = _datalist([*real, *made], facts, fold.validation)
+    return lists
+
+
+def _entry(row: Mapping[str, Any], files: Mapping[str, int], ending: str) -> dict[str, Any]:
+    case = row["case"]
+    count = files[row["source_case"] if row["synthetic"] else case]
+    images = [f"imagesTr/{case}_{channel:04d}{ending}" for channel in range(count)]
+    return {
+        "case": case,
+        "image": images[0] if count == 1 else images,
+        "label": f"labelsTr/{case}{ending}",
+        "patient": row["patient"],
+        "synthetic": row["synthetic"],
+    }
+
+
+def _datalist(
+    entries: Sequence[Mapping[str, Any]], facts: Mapping[str, Any], held: Sequence[str]
 ) -> dict[str, Any]:
-    """A MONAI datalist; `fold` of a real case is the fold that holds it out."""
-    ending = facts["file_ending"]
-    lists: dict[str, list[dict[str, Any]]] = {"training": [], "validation": []}
-    for row in accepted:
-        images = sorted(
-            str(p.relative_to(folder))
-            for p in (folder / "imagesTr").glob(f"{row['case']}_[0-9][0-9][0-9][0-9]{ending}")
-        )
-        entry: dict[str, Any] = {
-            "image": images[0] if len(images) == 1 else images,
-            "label": f"labelsTr/{row['case']}{ending}",
-            "patient": row["patient"],
-            "synthetic": row["synthetic"],
-        }
-        if folds:
-            holding = [k for k, f in enumerate(folds) if row["patient"] in f.validation]
-            entry["fold"] = row["fold"] if row["synthetic"] else holding[0]
-        held = row["patient"] in set(held_back)
-        lists["validation" if held else "training"].append(entry)
+    """One datalist; the cases of held patients validate."""
+    patients = set(held)
+    training = [e for e in entries if e["patient"] not in patients]
     return {
         "name": facts["name"],
         "labels": {str(i): n for n, i in facts["labels"].items()},
         "modality": facts["channel_names"],
-        "numTraining": len(lists["training"]),
-        **lists,
+        "numTraining": len(training),
+        "training": training,
+        "validation": [e for e in entries if e["patient"] in patients],
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -69,10 +69,6 @@ def _shallow(dataset: Dataset) -> Iterator[str]:
     missing = sorted({str(path) for path in files if not path.is_file()})
     if missing:
         yield f"{len(missing)} file(s) do not exist: {listed(missing)}"
-    counts = Counter(item.case_id for item in dataset.items)
-    doubled = sorted(case_id for case_id, count in counts.items() if count > 1)
-    if doubled:
-        yield f"{len(doubled)} case name(s) appear more than once: {listed(doubled)}"
     unlabelled = [item.case_id for item in dataset.items if not item.masks]
     if unlabelled:
         yield f"{len(unlabelled)} case(s) have no mask: {listed(unlabelled)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -203,6 +204,12 @@ def open_dataset(
         AugmintError: if the layout is not recognised or contradicts itself.
     """
     listing = list_cases(Path(path), split)
+    counts = Counter(found.case_id for found in listing.found)
+    if doubled := [case_id for case_id, count in counts.items() if count > 1]:
+        raise AugmintError(
+            f"{listing.root}: several cases are named {listed(doubled)}; name each case once, in a "
+            "datalist by a `case` of its own"
+        )
     origins, rule = find_origins(listing, patient_regex)
     strict = listing.layout == "nnunet"
     try:

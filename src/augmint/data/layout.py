@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,16 +138,24 @@ def facts_of(description: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def name_cases(paths: Sequence[Path], root: Path) -> list[str]:
-    """One case name per image: its stem, or the path below `root` where stems collide."""
+    """One case name per image: its stem, or its path where stems collide.
+
+    The path is taken below `root`, or below the common parent where a file lies outside it.
+    """
     from augmint.data.images import stem_of
 
     stems = [stem_of(path) for path in paths]
     if len(set(stems)) == len(set(paths)):
         return stems
+    parents = [Path(os.path.abspath(path.parent)) for path in paths]
+    top = Path(os.path.abspath(root))
+    if not all(parent.is_relative_to(top) for parent in parents):
+        top = Path(os.path.commonpath(parents))
     names = []
-    for path, stem in zip(paths, stems):
-        inside = path.parent.relative_to(root).parts if path.is_relative_to(root) else ()
-        names.append("_".join([*inside, stem]))
+    for parent, stem in zip(parents, stems):
+        # A leading dot would hide the files that are named after the case.
+        parts = [part.lstrip(".") for part in (*parent.relative_to(top).parts, stem)]
+        names.append("_".join(part for part in parts if part))
     return names
 
 

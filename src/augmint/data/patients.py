@@ -161,7 +161,11 @@ def _provenance(row: Mapping[str, str], path: Path) -> Provenance:
             walk=row.get("walk", ""),
             evaluations=int(row.get("evaluations") or 0),
             fold=int(row["fold"]) if row.get("fold") else None,
-            details={k.removeprefix(f"{method}."): v for k, v in row.items() if v and "." in k},
+            details={
+                k.removeprefix(f"{method}."): v
+                for k, v in row.items()
+                if v and k.startswith(f"{method}.")
+            },
         )
     except ValueError as error:
         raise AugmintError(f"{path}: case {row['case']!r}: {error}") from error

@@ -75,6 +75,11 @@ def build_pool(
     patient_ids: list[str] = []
     for count, case in enumerate(cases):
         working = grid.to_working(case)
+        if images and working.image.shape[0] != images[0].shape[0]:
+            raise AugmintError(
+                f"case {case.case_id!r} has {working.image.shape[0]} channel(s), "
+                f"{case_ids[0]!r} has {images[0].shape[0]}; store all cases with the same channels"
+            )
         parts = list(working.slices()) if grid.dims == 2 else [working]
         for z, part in enumerate(parts):
             images.append(part.image.half())

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from augmint.diffusion.networks import Denoiser
 from augmint.diffusion.path import add_noise, logit_normal, velocity
 from augmint.diffusion.sampling import generator_for
 from augmint.errors import AugmintError
+from augmint.precision import Precision, autocast
 from augmint.staging import forget_steps
 from augmint.weights import (
     folder_exists,
@@ -69,23 +70,9 @@ class TrainingConfig:
     clip: float = 1.0
     drop_condition: float = 0.1
     ema_width: float = 0.1
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Precision = "auto"
     save_every: float = 60.0
     seed: int = 0
-
-
-def autocast(device: torch.device | str, precision: str) -> Any:
-    """The context of a forward pass: bf16 where it pays or was asked for, otherwise nothing."""
-    kind = torch.device(device).type
-    if precision == "auto":
-        if kind == "cuda":
-            fast = torch.cuda.is_bf16_supported()
-        else:
-            fast = kind == "cpu" and bool(
-                getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-            )
-        precision = "bf16" if fast else "fp32"
-    return torch.autocast(kind, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def learning_rate_at(step: int, config: TrainingConfig) -> float:

@@ -25,10 +25,10 @@ from augmint.diffusion.sampling import (
     sample_jobs,
     with_guidance,
 )
-from augmint.diffusion.training import autocast
 from augmint.errors import AugmintError
 from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
 from augmint.methods.protocol import DatasetFacts, NetworkSpec, Samples
+from augmint.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class MaskToImage:
             size, 1.2 % elastic.
         fit_warp: How far image and mask are warped together while fitting.
         shared_noise: Share of the noise's variance common to the slices of one volume.
-        batch_size: Images per sampling batch; part of the signature under which bytes repeat.
+        batch_size: Images per sampling batch, volumes count an eighth of it; part of the signature
+            under which bytes repeat.
     """
 
     conditioning: Literal["concat", "spade"] = "concat"
@@ -158,7 +159,8 @@ class MaskToImage:
                 yield from self._jobs(new, facts, generator, key)
 
         done: list[Tensor] = []
-        for job, image in sample_jobs(jobs(), run, batch_size=self.batch_size):
+        batch = self.batch_size if facts.grid.dims == 2 else max(1, self.batch_size // 8)
+        for job, image in sample_jobs(jobs(), run, batch_size=batch):
             new = started[job.key]
             done.append(image)
             if facts.grid.dims == 3 or new.dims == 2:

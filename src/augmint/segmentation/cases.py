@@ -32,7 +32,11 @@ def predict_case(
     """
     parts = list(case.slices()) if grid.dims == 2 else [case]
     images = torch.stack([grid.to_working(p, shape=grid.window).image for p in _bare(parts)])
-    share = torch.stack([predict_probabilities(n, images, device=device) for n in networks]).mean(0)
+    # A case is always batched alone, so its batch needs no more samples than it has slices.
+    batch = min(16, len(images))
+    share = torch.stack(
+        [predict_probabilities(n, images, batch_size=batch, device=device) for n in networks]
+    ).mean(0)
     native = []
     for one in share:
         # Probabilities lie in [0, 1]; the way back clamps and pads to [-1, 1].

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from augmint.errors import AugmintError
+from augmint.precision import Precision, autocast
 from augmint.segmentation.networks import Segmenter
-from augmint.segmentation.precision import Precision, autocast
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from augmint.errors import AugmintError
+from augmint.precision import Precision, autocast
 from augmint.segmentation.augmentation import augment, named_augmentation
 from augmint.segmentation.checkpoint import (
     load_segmenter,
@@ -26,7 +27,6 @@ from augmint.segmentation.checkpoint import (
 )
 from augmint.segmentation.loss import annotated_classes, dice_ce
 from augmint.segmentation.networks import Segmenter, build_segmenter
-from augmint.segmentation.precision import Precision, autocast
 from augmint.segmentation.predict import predict_mask
 from augmint.staging import forget_steps
 from augmint.weights import folder_exists
