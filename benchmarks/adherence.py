@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 
 from augmint.augment import augment
 from augmint.data.dataset import open_dataset
@@ -85,13 +86,13 @@ def main() -> None:
     if not judge_folder.exists():
         sizes = preset_named(a.preset)
         pool = prepare(whole.select(patients=others), sizes, talk=talk).pool
-        config = SegmenterConfig(
+        segmenter = SegmenterConfig(
             network="attention_unet", width=16, steps=a.judge_steps, lr=1e-3, seed=100,
             batch_size=16 if grid.dims == 2 else 2 * sizes.batch_size_3d,
         )  # fmt: skip
-        with talk.bar("judge", config.steps) as update:
+        with talk.bar("judge", segmenter.steps) as update:
             network = fit_segmenter(
-                config, pool.crop(grid.window), num_classes=fitted.facts.num_classes,
+                segmenter, pool.crop(grid.window), num_classes=fitted.facts.num_classes,
                 folder=work / "judge_fit", device=device, resume=True,
                 progress=lambda done: update(done, ""),
             )  # fmt: skip
@@ -108,6 +109,7 @@ def main() -> None:
             if value is not None and bool((case.mask == labels[name]).any()):
                 kind.setdefault(name, []).append(value)
     run = json.loads((out / "run.json").read_text())
+    config = yaml.safe_load((out / "run" / "config.yaml").read_text())
     cost = run["cost"][0]
     table = {
         kind: {n: {"mean": float(np.mean(v)), "std": float(np.std(v)), "cases": len(v)}
@@ -118,7 +120,7 @@ def main() -> None:
         "what": "adherence by an independent judge, all pairs before gating, masks of patients "
         "that generator, gate and judge never saw; Dice per whole case on the native grid",
         "grid": asdict(grid),
-        "generator_steps": a.steps or preset_named(a.preset).steps,
+        "generator_steps": config["training"]["steps"],
         "adherence": table,
         "accepted_share": run["counts"]["accepted"] / run["counts"]["synthetic"],
         "counts": run["counts"],

@@ -239,7 +239,7 @@ def training_config(
     preset: Preset, facts: DatasetFacts, steps: int | None, seed: int
 ) -> TrainingConfig:
     """The preset's training of a denoiser on these data."""
-    total = steps or preset.steps
+    total = steps or (preset.steps if facts.grid.dims == 2 else preset.steps_3d)
     batch = preset.batch_size if facts.grid.dims == 2 else preset.batch_size_3d
     return TrainingConfig(
         steps=total, batch_size=batch, warmup=min(100, max(1, total // 10)), seed=seed
