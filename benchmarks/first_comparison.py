@@ -5,6 +5,7 @@
 For each draw of `--patients` ACDC train patients: one generator and one gate on those patients
 alone; then a U-Net with strong classical augmentation, (a) on the real pairs, (b) on the same with
 half of each batch drawn from the accepted synthetic pairs. Same steps, same network, same seeds.
+The classical augmentation is the one that baseline.py found best on validation patients.
 Tested on ACDC's test part and on all of Sunnybrook (LV and MYO; another vendor), whole cases on
 the native grid, cases averaged within a patient. Nothing is chosen on a test patient. Writes
 benchmarks/results/first_comparison.json; every finished part is kept and not done again.
@@ -44,6 +45,7 @@ parser.add_argument("--steps", type=int, default=1000, help="of each generator")
 parser.add_argument("--copies", type=int, default=5)
 parser.add_argument("--gate-steps", type=int, default=None)
 parser.add_argument("--segmenter-steps", type=int, default=1200)
+parser.add_argument("--augmentation", default=None, help="default: the best of baseline.json")
 parser.add_argument("--work", type=Path, default=Path("scratch/compare"))
 parser.add_argument("--device", default="auto")
 ARMS = ("real", "real + synthetic")
@@ -57,6 +59,8 @@ def main() -> None:
     sunnybrook = open_dataset(a.data / "Dataset060_Sunnybrook")
     split = json.loads((a.data / "splits.json").read_text())["Dataset027_ACDC"]
     tests = {"ACDC": acdc.select(patients=split["test"]), "Sunnybrook": sunnybrook}
+    augmentation = a.augmentation or best_on_validation()
+    talk.say(f"classical augmentation: {augmentation}")
     shares = []
     for draw in range(a.draws):
         train = draw_patients(split["train"], a.patients, draw)
@@ -80,10 +84,12 @@ def main() -> None:
         real, synthetic = real.crop(grid.window), synthetic.crop(grid.window)
         for seed in range(a.seeds):
             for arm in ARMS:
-                name = f"{arm.replace(' + ', '_')}_{seed}"
+                name = fit_name(arm, augmentation, seed)
                 if all((work / f"{name}_{t}.csv").exists() for t in tests):
                     continue
-                config = SegmenterConfig(steps=a.segmenter_steps, seed=seed)
+                config = SegmenterConfig(
+                    steps=a.segmenter_steps, seed=seed, augmentation=augmentation
+                )
                 with talk.bar(f"draw {draw} {name}", config.steps) as update:
                     network = fit_segmenter(
                         config, real, None if arm == "real" else synthetic,
@@ -105,7 +111,8 @@ def main() -> None:
         "gate_steps": a.gate_steps,
         "copies": a.copies,
         "segmenter_steps": a.segmenter_steps,
-        "tests": {t: compare(a, t) for t in tests},
+        "augmentation": augmentation,
+        "tests": {t: compare(a, t, augmentation) for t in tests},
         "device": describe_device(device),
         "threads": torch.get_num_threads(),
         "versions": versions(),
@@ -124,12 +131,27 @@ def main() -> None:
             )
 
 
-def compare(a: argparse.Namespace, test: str) -> dict:
+def best_on_validation() -> str:
+    """The augmentation with the highest validation Dice in benchmarks/results/baseline.json."""
+    found = json.loads((Path(__file__).parent / "results" / "baseline.json").read_text())["dice"]
+    return max(found, key=lambda name: found[name]["mean"])
+
+
+def fit_name(arm: str, augmentation: str, seed: int) -> str:
+    """Names the tables of one fit."""
+    return f"{arm.replace(' + ', '_')}_{augmentation}_{seed}"
+
+
+def compare(a: argparse.Namespace, test: str, augmentation: str) -> dict:
     """Means per arm, the paired difference, and its bootstrap over draws, seeds and patients."""
     tables = {
         metric: {
             arm: np.stack([
-                np.stack([table(a, draw, arm, seed, test, metric) for seed in range(a.seeds)])
+                np.stack([
+                    table(a.work / f"draw_{draw}" / f"{fit_name(arm, augmentation, s)}_{test}.csv",
+                          metric)
+                    for s in range(a.seeds)
+                ])
                 for draw in range(a.draws)
             ])
             for arm in ARMS
@@ -161,12 +183,9 @@ def compare(a: argparse.Namespace, test: str) -> dict:
     return result
 
 
-def table(
-    a: argparse.Namespace, draw: int, arm: str, seed: int, test: str, metric: str
-) -> np.ndarray:
+def table(path: Path, metric: str) -> np.ndarray:
     """One figure for each patient: labels and cases averaged, undefined ones left out."""
-    name = f"{arm.replace(' + ', '_')}_{seed}_{test}.csv"
-    rows = read_scores(a.work / f"draw_{draw}" / name)
+    rows = read_scores(path)
     by_patient: dict[str, list[float]] = {}
     for row in rows:
         value = getattr(row, metric)

@@ -265,7 +265,11 @@ def segment(
         str | None, typer.Option("--validation", help="Patients to validate on: 5, or 0.2 of all.")
     ] = None,
     augmentation: Annotated[
-        str, typer.Option("--augmentation", help="Classical augmentation: none, weak or strong.")
+        str,
+        typer.Option(
+            "--augmentation",
+            help="Classical augmentation: none, weak, strong, or oriented (never mirrored).",
+        ),
     ] = "strong",
     synthetic_probability: Annotated[
         float,

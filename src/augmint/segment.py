@@ -68,7 +68,7 @@ def segment(
         network: A key of `SEGMENTERS`.
         width: Channels of the first level, instead of the preset's.
         steps: Optimiser steps, instead of the preset's.
-        augmentation: `none`, `weak` or `strong`.
+        augmentation: `none`, `weak`, `strong`, or `oriented` (strong, never mirrored).
         synthetic_probability: Chance of each sample to be synthetic, where there are any.
         settings: Fields of `SegmenterConfig`; they stand over the arguments above.
         dims: 2 or 3, instead of what the data suggest.

@@ -95,6 +95,22 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         gamma_p=0.3,
         mirror_p=0.5,
     ),
+    # The same stack for anatomy that always lies the same way (hearts, ultrasound sectors): turned
+    # by 30 degrees at most, never mirrored, and moved more often, since each move is smaller.
+    "oriented": Augmentation(
+        rotation_p=0.5,
+        rotation_deg_2d=30.0,
+        rotation_deg_3d=15.0,
+        scaling_p=0.5,
+        translation_p=0.5,
+        noise_p=0.1,
+        blur_p=0.2,
+        brightness_p=0.15,
+        contrast_p=0.15,
+        low_resolution_p=0.25,
+        inverted_gamma_p=0.1,
+        gamma_p=0.3,
+    ),
 }
 
 
