@@ -165,7 +165,7 @@ def test_memory_that_is_not_enough_for_one_image_is_an_error(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Denoiser, "forward", no_gpu)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(AugmintError, match=r"out of GPU memory.*smaller preset"):
         fit_network(fresh(), draw, CONFIG)
 
 
@@ -310,8 +310,16 @@ from augmint.diffusion.training import fit_network
 import os
 from dataclasses import replace
 from pathlib import Path
-out = Path(sys.argv[2])
-network = fit_network(line(8), draw_pixels, replace(CONFIG, batch_size=5, micro_batch=2),
+out, batch, micro, holds = Path(sys.argv[2]), *map(int, sys.argv[3:])
+network = line(8)
+if os.environ["RANK"] == "1":
+    forward = network.forward
+    def small_gpu(x_t, t, condition=None):
+        if len(x_t) > holds:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(x_t, t, condition)
+    network.forward = small_gpu
+network = fit_network(network, draw_pixels, replace(CONFIG, batch_size=batch, micro_batch=micro),
                       state=out / "state", metrics=out / "metrics.jsonl")
 save_file(module_tensors(network), out / f"rank{os.environ['RANK']}.safetensors")
 torch.distributed.destroy_process_group()
@@ -322,17 +330,25 @@ def draw_pixels(generator, count):
     return torch.randn(count, 1, 2, 2, generator=generator), None
 
 
-def test_two_processes_give_the_weights_of_one(tmp_path):
+@pytest.mark.parametrize(
+    ("batch", "micro", "holds"),
+    [
+        (5, 2, 9),  # the shares differ, the effective batch must not
+        (5, 3, 1),  # one process runs out of memory, in its last micro-batch: both halve
+        (1, 1, 9),  # one process has no image at all
+    ],
+)
+def test_two_processes_give_the_weights_of_one(tmp_path, batch, micro, holds):
     from safetensors.torch import load_file
 
-    # 5 images over 2 processes: the shares differ, the effective batch must not.
-    alone = fit_network(line(8), draw_pixels, replace(CONFIG, batch_size=5))
+    alone = fit_network(line(8), draw_pixels, replace(CONFIG, batch_size=batch))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     # What torchrun sets.
     shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, "-c", PROCESS, os.path.dirname(__file__), str(tmp_path)]
+    command += [str(batch), str(micro), str(holds)]
     started = [
         subprocess.Popen(
             command, env={**shared, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True

@@ -139,6 +139,12 @@ def test_other_errors_pass_as_they_are(tmp_path):
     assert not (tmp_path / "OUT").exists()
 
 
+def test_an_error_before_anything_was_finished_leaves_nothing(tmp_path):
+    with pytest.raises(AugmintError, match="bad"), output_folder(tmp_path / "OUT", REQUEST):
+        raise AugmintError("bad input")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_text_is_replaced_whole(tmp_path):
     write_text(tmp_path / "new" / "a.txt", "one")
     write_text(tmp_path / "new" / "a.txt", "zwölf")

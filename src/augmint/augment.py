@@ -229,9 +229,12 @@ def augment(
         )  # fmt: skip
     made = [r for r in rows if r["synthetic"]]
     kept = sum(r["accepted"] for r in made)
+    talk.say(f"wrote {kept} accepted of {len(made)} synthetic cases to {out}")
     talk.say(
-        f"wrote {kept} accepted of {len(made)} synthetic cases to {out}\n"
         f"look at {out}/report.html; train with: augmint segment {out} -o RUN"
+        if kept
+        else f"nothing to train on: {out}/sheets/rejected.png shows what was rejected and why; fit "
+        "longer (--steps, or a larger preset), and look whether the real masks fit their images"
     )
     if not _nnunet_name(Path(out).name):
         talk.say(

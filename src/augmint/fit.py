@@ -28,6 +28,7 @@ from augmint.staging import output_folder, write_text
 from augmint.weights import sha256
 
 SCHEMA_VERSION = 1
+SHOWN = 4
 
 
 def resolve_device(device: str) -> torch.device:
@@ -211,8 +212,23 @@ def fit(
             run, request, chosen, prepared, training, hashes, time.monotonic() - start, where,
             also_seen=seen,
         )  # fmt: skip
+        _show(run, dataset, str(where), seed)
     talk.say(f"wrote the fitted method to {out}; next: augmint generate {out} DATA -o SYNTHETIC")
     return Path(out)
+
+
+def _show(run: Path, dataset: Dataset, device: str, seed: int) -> None:
+    """RUN/sheets/samples.png: a few real cases and what the fitted method makes of their masks."""
+    from augmint.report import write_samples
+
+    fitted = load_run(run, device=device)
+    grid = fitted.facts.grid
+    few = dataset.items[:: max(1, len(dataset) // SHOWN)][:SHOWN]
+    real = [grid.to_working(dataset.load(item)) for item in few]
+    orders = [(case, 0) for case in real]
+    made = fitted.method.generate(fitted.networks, orders, fitted.facts, seed=seed)
+    shown = [grid.to_working(dataset.load(item), shape=grid.window) for item in few]
+    write_samples(run / "sheets" / "samples.png", list(zip(shown, made)), fitted.facts)
 
 
 def _real(unlabelled: Path | str | Dataset) -> Dataset:

@@ -154,6 +154,21 @@ def write_sheets(
     return written
 
 
+def write_samples(path: Path, pairs: Sequence[tuple[Case, Case]], facts: DatasetFacts) -> None:
+    """A sheet of real cases and the synthetic ones made from them, on the working window."""
+    places = _places(facts)
+    rows, names = [], []
+    for real, new in pairs:
+        for title, where in places:
+            line: list[np.ndarray | None] = []
+            for case in (real, new):
+                image, mask = plane_of(case, where)
+                line += [tile(image, None), tile(image, mask)]
+            rows.append(line)
+            names.append(f"{real.case_id}\n{title}")
+    sheet(path, rows, columns=["real", "real, mask", "synthetic", "its mask"], names=names)
+
+
 def _rejected_sheet(
     path: Path, folder: Path, rejected: Sequence[Mapping[str, Any]], window: float
 ) -> None:

@@ -64,6 +64,9 @@ def output_folder(out: Path, request: Mapping[str, Any], *, resume: bool = False
                 f"no space left on the disk of {partial}; free some and go on with --continue, "
                 "all finished work is kept"
             ) from error
+        # Nothing was finished yet: there is nothing to go on with.
+        if not resume and [p.name for p in partial.iterdir()] == [note.name]:
+            shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError) and number in (errno.EACCES, errno.EROFS, errno.EPERM):
             raise AugmintError(f"{error.filename or partial} cannot be written: {error}") from error
         raise

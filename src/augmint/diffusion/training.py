@@ -12,10 +12,8 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +123,8 @@ def fit_network(
     """
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     network.to(device).train()
-    trained: nn.Module = _distributed(network, device) if world > 1 else network
+    if world > 1:
+        _join(network, device)
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -151,16 +150,21 @@ def fit_network(
         batch = _batch(draw, config, step)
         share = [None if x is None else x[rank::world] for x in batch]
         while True:
-            try:
-                loss = _accumulate(trained, share, micro, device, config, world)
+            loss = _accumulate(network, share, micro, device, config, world)
+            if _all_have_memory(loss is not None, device, world):
                 break
-            except torch.OutOfMemoryError:
-                if micro == 1:
-                    raise
-                micro = (micro + 1) // 2
-                optimizer.zero_grad(set_to_none=True)
-                torch.cuda.empty_cache()
-                log(f"out of GPU memory: micro-batch halved to {micro}, effective batch kept")
+            optimizer.zero_grad(set_to_none=True)
+            if micro == 1:
+                raise AugmintError(
+                    f"out of GPU memory: {name!r} cannot be fitted on one image at a time; choose "
+                    "a smaller preset or --set network=small"
+                )
+            micro = (micro + 1) // 2
+            torch.cuda.empty_cache()
+            log(f"out of GPU memory: micro-batch halved to {micro}, effective batch kept")
+        assert loss is not None
+        if world > 1:
+            _average_gradients(network, world)
         if not math.isfinite(loss):
             raise AugmintError(
                 f"the loss of {name!r} is {loss} at step {step + 1}; lower learning_rate "
@@ -205,14 +209,17 @@ def _batch(draw: Draw, config: TrainingConfig, step: int) -> list[Tensor | None]
 
 
 def _accumulate(
-    trained: nn.Module,
+    network: nn.Module,
     share: list[Tensor | None],
     micro: int,
     device: torch.device | str,
     config: TrainingConfig,
     world: int,
-) -> float:
-    """Gradients of this process's share of a batch, in micro-batches; returns the mean loss."""
+) -> float | None:
+    """Gradients of this process's share of a batch, in micro-batches; returns the mean loss.
+
+    None if the GPU's memory does not hold a micro-batch.
+    """
     target, condition, eps, t = share
     assert target is not None
     assert eps is not None
@@ -220,36 +227,58 @@ def _accumulate(
     total = 0.0
     for start in range(0, len(target), micro):
         part = slice(start, start + micro)
-        x_0, noise, level = (x[part].to(device) for x in (target, eps, t))
-        given = None if condition is None else condition[part].to(device)
-        last = start + micro >= len(target)
-        with nullcontext() if last else _without_sync(trained):
+        try:
+            x_0, noise, level = (x[part].to(device) for x in (target, eps, t))
+            given = None if condition is None else condition[part].to(device)
             with autocast(device, config.precision):
-                v = trained(add_noise(x_0, noise, level), level, given)
+                v = network(add_noise(x_0, noise, level), level, given)
             # Gradients are averaged over processes, whose shares may differ by one image.
             weight = len(x_0) * world / config.batch_size
             loss = (v.float() - velocity(x_0, noise)).square().mean() * weight
             loss.backward()
+        except torch.OutOfMemoryError:
+            return None
         total += float(loss.detach())
     return total
 
 
-def _without_sync(trained: nn.Module) -> AbstractContextManager[Any]:
-    """Gradients of all but the last micro-batch wait for it before processes exchange them."""
-    from torch.nn.parallel import DistributedDataParallel
-
-    return trained.no_sync() if isinstance(trained, DistributedDataParallel) else nullcontext()
-
-
-def _distributed(network: Denoiser, device: torch.device | str) -> nn.Module:
-    """The network under torchrun; gradients are averaged over processes."""
+def _join(network: nn.Module, device: torch.device | str) -> None:
+    """Join torchrun's other processes, with the first one's weights."""
     import torch.distributed as dist
-    from torch.nn.parallel import DistributedDataParallel
 
-    cuda = torch.device(device).type == "cuda"
     if not dist.is_initialized():
+        cuda = torch.device(device).type == "cuda"
         dist.init_process_group("nccl" if cuda else "gloo")
-    return DistributedDataParallel(network, device_ids=[torch.device(device)] if cuda else None)
+    for tensor in network.state_dict().values():
+        dist.broadcast(tensor, 0)
+
+
+def _all_have_memory(mine: bool, device: torch.device | str, world: int) -> bool:
+    """Whether every process got through its share: all halve their micro-batch, or none."""
+    if world == 1:
+        return mine
+    import torch.distributed as dist
+
+    flag = torch.tensor(float(mine), device=device)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag)
+
+
+def _average_gradients(network: nn.Module, world: int) -> None:
+    """Average gradients over torchrun's processes.
+
+    Done here after the whole share rather than by DistributedDataParallel during its last
+    micro-batch, where a process that runs out of memory would leave the others waiting.
+    """
+    import torch.distributed as dist
+
+    parameters = list(network.parameters())
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([g.flatten() for g in gradients])
+    dist.all_reduce(flat)
+    parts = (flat / world).split([p.numel() for p in parameters])
+    for parameter, part in zip(parameters, parts):
+        parameter.grad = part.view_as(parameter).clone()
 
 
 def _save(
