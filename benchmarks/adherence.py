@@ -53,6 +53,7 @@ parser.add_argument("--steps", type=int, default=None, help="of the generator; t
 parser.add_argument("--judge-steps", type=int, default=1200)
 parser.add_argument("--copies", type=int, default=5)
 parser.add_argument("--preset", default="quick")
+parser.add_argument("--set", action="append", default=[], help="a field of the method, name=value")
 parser.add_argument("--work", type=Path, default=Path("scratch/adherence"))
 parser.add_argument("--device", default="auto")
 
@@ -69,11 +70,12 @@ def main() -> None:
     work = a.work / a.name
     work.mkdir(parents=True, exist_ok=True)
     out, unseen, judge_folder = work / "Dataset129_Synthetic", work / "unseen", work / "judge"
+    settings = dict(pair.split("=", 1) for pair in a.set)
     start = time.monotonic()
     if not out.exists():
         augment(
             whole, out, patients=train, held_fraction=0, preset=a.preset, steps=a.steps,
-            copies=a.copies, device=a.device, resume=True, talk=talk,
+            copies=a.copies, settings=settings, device=a.device, resume=True, talk=talk,
         )  # fmt: skip
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         spent = {"minutes": (time.monotonic() - start) / 60, "peak_memory_gb": peak}
@@ -120,6 +122,7 @@ def main() -> None:
         "what": "adherence by an independent judge, all pairs before gating, masks of patients "
         "that generator, gate and judge never saw; Dice per whole case on the native grid",
         "grid": asdict(grid),
+        "settings": settings,
         "generator_steps": config["training"]["steps"],
         "adherence": table,
         "accepted_share": run["counts"]["accepted"] / run["counts"]["synthetic"],
