@@ -45,9 +45,20 @@ overrules the preset's steps.
 
 def command_line() -> str:
     """Each command with its arguments and options."""
-    group = typer.main.get_command(app)
-    assert hasattr(group, "commands")
-    return COMMAND_LINE + "".join(_command(n, c) for n, c in group.commands.items())
+    return COMMAND_LINE + "".join(_command(n, c) for n, c in commands_of(app).items())
+
+
+def commands_of(app: typer.Typer) -> dict[str, Any]:
+    """Every command by its words, those of a group after the group's name."""
+    found: dict[str, Any] = {}
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        inner = getattr(command, "commands", None)
+        if inner is None:
+            found[name] = command
+        else:
+            found |= {f"{name} {word}": c for word, c in inner.items()}
+    return found
 
 
 def _command(name: str, command: Any) -> str:

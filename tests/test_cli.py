@@ -17,6 +17,7 @@ from augmint.cli import app
 from augmint.data.phantoms import make_phantoms
 
 SHARED = {"--quiet", "--json", "--config", "--seed", "--device", "--continue"}
+FOLDERS = {"--raw", "--preprocessed", "--results"}
 READS = {"--patient-regex", "--label-map"}
 # Scripts of users depend on these names: add, never rename or take away.
 FLAGS = {
@@ -27,7 +28,8 @@ FLAGS = {
         "--unlabelled", "--dry-run", *SHARED, *READS,
     },
     "generate": {
-        "--out", "--set", "--copies", "--patients", "--shard", "--dry-run", *SHARED, *READS,
+        "--out", "--set", "--copies", "--patients", "--shard", "--preset", "--dims", "--dry-run",
+        *SHARED, *READS,
     },
     "augment": {
         "--out", "--method", "--set", "--copies", "--preset", "--patients", "--folds",
@@ -35,10 +37,29 @@ FLAGS = {
     },
     "segment": {
         "--out", "--network", "--width", "--set", "--preset", "--patients", "--fold",
-        "--validation", "--augmentation", "--synthetic-probability", "--steps", "--dims",
-        "--dry-run", *SHARED, *READS,
+        "--validation", "--augmentation", "--synthetic-probability", "--unfiltered", "--steps",
+        "--dims", "--dry-run", *SHARED, *READS,
     },
-    "evaluate": {"--out", "--patients", "--largest-component", "--tolerance", *SHARED, *READS},
+    "evaluate": {
+        "--out", "--patients", "--largest-component", "--tolerance", "--allow-same-names",
+        *SHARED, *READS,
+    },
+    "score": {
+        "--out", "--labels", "--split", "--patients", "--tolerance", "--continue", "--quiet",
+        "--json", "--config", *READS,
+    },
+    "study": {"--out", "--device", "--continue", "--dry-run", "--quiet", "--json"},
+    "nnunet prepare": {
+        "--id", "--plans-from", "--plans-name", "--configuration", "--synthetic-probability",
+        "--epochs", "--iterations", "--copy", "--quiet", "--json", *FOLDERS,
+    },
+    "nnunet train": {
+        "--configuration", "--fold", "--device", "--continue", "--quiet", "--json", *FOLDERS,
+    },
+    "nnunet predict": {
+        "--out", "--configuration", "--fold", "--patients", "--device", "--continue", "--quiet",
+        "--json", *FOLDERS,
+    },
     "phantoms": {"--out", "--vendor", "--patients", "--slices", "--size", "--seed", "--json"},
     "demo": {"--out", "--seed", "--device", "--quiet", "--json"},
     "doctor": {"--json"},
@@ -61,17 +82,19 @@ def everything(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_commands_and_flags_are_frozen():
-    commands = typer.main.get_command(app).commands
-    flags = {
-        name: {o for p in command.params for o in p.opts if o.startswith("--")} - {"--help"}
-        for name, command in commands.items()
-    }
+    flags = {}
+    for name, command in typer.main.get_command(app).commands.items():
+        for word, one in getattr(command, "commands", {"": command}).items():
+            names = {o for p in one.params for o in p.opts if o.startswith("--")}
+            flags[f"{name} {word}".strip()] = names - {"--help"}
     assert flags == FLAGS
 
 
 def test_every_command_is_a_public_function():
+    renamed = {"methods": "list_methods"}
     for name in FLAGS:
-        assert callable(getattr(augmint, "list_methods" if name == "methods" else name))
+        word = "_".join(reversed(name.split()))  # nnunet prepare -> prepare_nnunet
+        assert callable(getattr(augmint, renamed.get(name, word)))
 
 
 def test_public_names_exist_and_stay_functions_once_their_modules_are_imported():
@@ -147,6 +170,37 @@ def test_a_method_without_its_fit(cohort: Path, tmp_path: Path):
     assert done.exit_code == 2
     assert "augmint fit" in done.stderr
     assert "mask_to_image" in done.stderr
+
+
+def test_a_method_that_needs_no_fit_generates_at_once(cohort: Path, tmp_path: Path):
+    out = tmp_path / "Dataset105_Warped"
+    done = call(
+        "generate", "warped_pairs", cohort, "-o", out, "--preset", "tiny", "--copies", "2",
+        "--set", "warp=0.5",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    made = [p for p in (out / "imagesTr").iterdir() if "__s0_c" in p.name]
+    assert len(made) == 2 * len([p for p in (cohort / "imagesTr").iterdir()])
+    again = call("generate", "warped_pairs", cohort, "--dry-run", "--preset", "tiny")
+    assert again.exit_code == 0, again.stderr
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_faulty_file_stops_before_anything_is_written(cohort: Path, tmp_path: Path, held: bool):
+    import shutil
+
+    from augmint.augment import plan_patients
+    from augmint.data.dataset import open_dataset
+
+    data = shutil.copytree(cohort, tmp_path / "data")
+    plan = plan_patients(open_dataset(data))
+    patient = plan.held_back[0] if held else plan.fits[0][1][0]
+    image = next(i.images[0] for i in plan.dataset.items if i.patient_id == patient)
+    image.write_bytes(image.read_bytes()[:500])
+    done = call("augment", data, "-o", tmp_path / "out", "--preset", "tiny", "--steps", "2")
+    assert done.exit_code == 2
+    assert image.name in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["data"]
 
 
 def test_interrupt_is_exit_code_130(cohort: Path, monkeypatch: pytest.MonkeyPatch):

@@ -74,3 +74,16 @@ def test_missing_masks_shared_patients_and_too_few_are_found(tmp_path):
 def test_real_datasets_have_no_unexpected_problems(real_data):
     dataset = open_dataset(real_data / "Dataset004_Hippocampus")
     assert check_dataset(dataset, deep=True) == []
+
+
+def test_an_unused_validation_list_is_said(tmp_path):
+    root = make_nnunet(tmp_path / "D", ["a_001", "a_002", "a_003"])
+    entries = [
+        {"image": f"imagesTr/{n}_0000.png", "label": f"labelsTr/{n}.png"}
+        for n in ("a_001", "a_002", "a_003")
+    ]
+    content = json.loads((root / "dataset.json").read_text())
+    lists = {"labels": content["labels"], "training": entries[:2], "validation": entries[2:]}
+    (root / "mine.json").write_text(json.dumps(lists))
+    (problem,) = check_dataset(open_dataset(root / "mine.json"), deep=False)
+    assert "the 1 case(s) of its validation list are not used" in problem

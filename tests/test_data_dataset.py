@@ -619,3 +619,60 @@ def test_one_name_for_two_cases_is_refused(tmp_path):
     path = write_datalist(tmp_path, [{"image": "x.png"}, {"image": "x.png"}])
     with pytest.raises(AugmintError, match="several cases are named x"):
         open_dataset(path)
+
+
+def write_splits(root, training, validation, **row):
+    """A datalist of those case names in each split, each with files of its own."""
+    lists = {"training": training, "validation": validation}
+    content = {}
+    for split, names in lists.items():
+        content[split] = []
+        for name in names:
+            save(root / split / f"{name}.png", picture())
+            save(root / split / f"{name}_seg.png", labels_picture(value=255))
+            entry = {"image": f"{split}/{name}.png", "label": f"{split}/{name}_seg.png"}
+            content[split].append({**entry, **row})
+    (root / "datalist.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("row", "regex", "patient"),
+    [({"patient": "P7"}, None, "P7"), ({}, None, "patient001"), ({}, r"(\d+)_", "001")],
+)
+def test_a_patient_in_two_splits_of_a_datalist_is_a_leak(tmp_path, row, regex, patient, split):
+    write_splits(tmp_path, ["patient001_ED", "patient002_ED"], ["patient001_ES"], **row)
+    with pytest.raises(AugmintError, match=rf"leak: patient {patient} .*\.png in the .* split"):
+        open_dataset(tmp_path, patient_regex=regex, split=split)
+
+
+def test_an_image_in_two_splits_of_a_datalist_is_a_leak(tmp_path):
+    save(tmp_path / "x.png", picture())
+    save(tmp_path / "z.png", picture())
+    lists = {"training": [{"image": "x.png"}, {"image": "z.png"}], "val": [{"image": "./x.png"}]}
+    (tmp_path / "datalist.json").write_text(json.dumps(lists))
+    with pytest.raises(AugmintError, match=r"leak: patient x .*x\.png in the validation split"):
+        open_dataset(tmp_path)
+
+
+def test_equal_case_names_in_two_splits_prove_nothing(tmp_path):
+    dataset = open_dataset(write_splits(tmp_path, ["a", "b"], ["a"]))
+    assert dataset.left_out == {"validation": 1}
+    assert open_dataset(tmp_path, split="validation").left_out == {"train": 2}
+
+
+def test_how_a_dataset_was_opened_is_on_record(tmp_path):
+    root = make_nnunet(tmp_path / "D", ["a_001", "b_001"])
+    dataset = open_dataset(root, patient_regex="^[ab]", label_map={"LV": "x"})
+    assert (dataset.patient_regex, dataset.label_map) == ("^[ab]", {"LV": "x"})
+
+
+def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
+    dataset = open_dataset(make_nnunet(tmp_path / "D", ["a_001", "b_001"]))
+    with pytest.raises(AugmintError, match="no patient named nobody; choose from a_001, b_001"):
+        dataset.select(patients=["nobody"])
+    with pytest.raises(AugmintError, match="no domain named X; choose from none"):
+        dataset.select(domains=["X"])
+    with pytest.raises(AugmintError, match="nowhere: no such folder or JSON file; check"):
+        open_dataset(tmp_path / "nowhere")

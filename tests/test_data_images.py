@@ -128,13 +128,51 @@ def test_big_endian_and_scaled_nifti_give_true_values(tmp_path):
     assert np.array_equal(read_image(tmp_path / "scaled.nii")[0], 0.5 * array - 10)
 
 
+@pytest.mark.parametrize("ending", [".png", ".tif", ".nii.gz", ".mha"])
+def test_a_plane_runs_rows_then_columns_in_every_format(tmp_path, ending):
+    import nibabel
+    import SimpleITK as sitk  # noqa: N813
+    import tifffile
+    from PIL import Image
+
+    picture = noise((6, 9), "uint8")  # rows, columns
+    path = tmp_path / f"a{ending}"
+    if ending == ".png":
+        Image.fromarray(picture).save(path)
+    elif ending == ".tif":
+        tifffile.imwrite(path, picture)
+    elif ending == ".nii.gz":
+        # NIfTI stores x, which runs along a row, first.
+        nibabel.save(nibabel.Nifti1Image(picture.T, np.diag([0.3, 0.7, 1.0, 1.0])), path)
+    else:
+        image = sitk.GetImageFromArray(picture)
+        image.SetSpacing([0.3, 0.7])
+        sitk.WriteImage(image, str(path))
+    array, affine, known = read_image(path)
+    assert np.array_equal(array[0], picture)
+    grid = Grid(array.shape[1:], affine, known)
+    if known:
+        assert grid.spacing == pytest.approx((0.7, 0.3))
+    write_image(tmp_path / f"b{ending}", array, grid)
+    again, affine_again, _ = read_image(tmp_path / f"b{ending}")
+    assert np.array_equal(again, array)
+    np.testing.assert_allclose(affine_again, affine, atol=1e-6)
+    if ending == ".nii.gz":
+        assert nibabel.load(tmp_path / f"b{ending}").shape == (9, 6)
+    if ending == ".mha":
+        back = sitk.ReadImage(str(tmp_path / f"b{ending}"))
+        assert back.GetSize() == (9, 6)
+        assert back.GetSpacing() == pytest.approx((0.3, 0.7))
+
+
 def test_oblique_plane_keeps_its_spacing(tmp_path):
     import nibabel
 
     affine = np.array([[0, 0, 1, 0], [0.5, 0, 0, 0], [0, 2.0, 0, 0], [0, 0, 0, 1.0]])
     nibabel.save(nibabel.Nifti1Image(np.ones((4, 5), np.uint8), affine), tmp_path / "a.nii")
     _, plane, _ = read_image(tmp_path / "a.nii")
-    assert Grid((4, 5), plane, True).spacing == pytest.approx((0.5, 2.0))
+    # x runs along the columns of a plane.
+    assert Grid((5, 4), plane, True).spacing == pytest.approx((2.0, 0.5))
 
 
 def test_grey_stored_as_colour_is_one_channel_unless_three_are_expected(tmp_path):

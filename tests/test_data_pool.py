@@ -39,8 +39,8 @@ def test_volumes_become_their_slices_and_frames_stay_whole():
     assert pool.annotated == (frozenset({1}),) * 4
     assert pool.images.shape == (4, 1, 16, 16)
     assert (pool.images.dtype, pool.masks.dtype) == (torch.float16, torch.uint8)
-    torch.testing.assert_close(pool.images[2].float(), cases[1].image[..., 1], atol=1e-3, rtol=0)
-    assert torch.equal(pool.masks[3].long(), cases[1].mask[..., 2])
+    torch.testing.assert_close(pool.images[2].float(), cases[1].image[..., 1].mT, atol=1e-3, rtol=0)
+    assert torch.equal(pool.masks[3].long(), cases[1].mask[..., 2].mT)
     assert counts == [1, 2]
 
 

@@ -104,6 +104,18 @@ def test_lines_of_steps_done_again_are_replaced(tmp_path, whole):
     assert [x["step"] for x in lines] == [9, 1, 2, 3, 4, 5]
 
 
+def test_lines_of_a_fit_killed_before_its_first_save_are_replaced(tmp_path):
+    state, metrics = tmp_path / "state", tmp_path / "metrics.jsonl"
+    metrics.write_text('{"network": "other", "step": 9, "loss": 1.0}\n')
+    rare = replace(CONFIG, save_every=1e9)
+    with pytest.raises(InterruptionError):
+        fit_network(fresh(), draw, rare, state=state, metrics=metrics, progress=stop_at(3))
+    assert not state.exists()
+    fit_network(fresh(), draw, rare, state=state, metrics=metrics)
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [x["step"] for x in lines] == [9, 1, 2, 3, 4, 5]
+
+
 def test_a_finished_fit_continues_to_itself(tmp_path, whole):
     fit_network(fresh(), draw, CONFIG, state=tmp_path / "state")
     called = []

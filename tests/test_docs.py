@@ -72,10 +72,12 @@ def check_command(words: list[str]) -> None:
     group = typer.main.get_command(app)
     if words[1:] in (["--help"], ["--version"]):
         return
-    command = group.commands[words[1]]
-    if words[2:] != ["--help"]:
+    command, rest = group.commands[words[1]], list(words[2:])
+    if hasattr(command, "commands") and rest != ["--help"]:
+        command, rest = command.commands[rest[0]], rest[1:]
+    if rest != ["--help"]:
         # Parses and converts every value, runs nothing; what does not fit is a usage error.
-        command.make_context(words[1], list(words[2:]))
+        command.make_context(words[1], rest)
 
 
 BASH = [b for b in BLOCKS if b.language == "bash"]
@@ -133,7 +135,8 @@ def test_flags_named_in_words_exist():
     group = typer.main.get_command(app)
     known = {"--help", "--version"}
     for command in group.commands.values():
-        known |= {flag for p in command.params for flag in p.opts}
+        for one in getattr(command, "commands", {"": command}).values():
+            known |= {flag for p in one.params for flag in p.opts}
     for page in PAGES:
         words = FENCE.sub("", page.read_text(encoding="utf-8"))
         named = {f for code in re.findall(r"`[^`\n]+`", words) for f in _flags(code)}
@@ -262,12 +265,15 @@ def test_columns_and_keys_of_files_are_described():
 
 def test_the_tree_in_architecture_is_the_one_on_disk():
     block = next(b for b in blocks_of(ROOT / "ARCHITECTURE.md") if "src/augmint/" in b.text)
-    named, folder = set(), ""
+    named: set[str] = set()
+    folders: list[str] = []
     for line in block.text.splitlines():
-        if match := re.match(r"^  (\w+)/$", line):
-            folder = f"{match[1]}/"
-        elif match := re.match(r"^( +)(\w+\.py) {2,}\S", line):
-            named.add((folder if len(match[1]) == 4 else "") + match[2])
+        match = re.match(r"^((?:  )+)(\w+)(/$|\.py {2,}\S)", line)
+        if match is None:
+            continue
+        folders = [*folders[: len(match[1]) // 2 - 1], match[2]]
+        if match[3] != "/":
+            named.add("/".join(folders) + ".py")
     source = ROOT / "src" / "augmint"
     files = {p.relative_to(source).as_posix() for p in source.rglob("*.py") if p.read_text()}
     packages = {name for name in files if name.endswith("/__init__.py")}

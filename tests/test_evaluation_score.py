@@ -1,17 +1,22 @@
+import csv
+import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from augmint.case import Case, Grid, IntensityMap
+from augmint.case import Grid
 from augmint.errors import AugmintError
 from augmint.evaluation.metrics import POLICY
 from augmint.evaluation.score import (
+    in_words,
+    kept_rows,
     read_scores,
     score_case,
-    score_folder,
     summarise,
+    write_evaluation,
     write_scores,
 )
 
@@ -34,18 +39,6 @@ def square(*shape, label=1, at=1, side=2):
 def rows_of(reference, prediction, *, patient="p1", case="c1", annotated=ALL, where=None):
     where = where or grid(*reference.shape)
     return score_case(reference, prediction, LABELS, where, case, patient, annotated)
-
-
-def labelled_case(mask, case_id="c1"):
-    return Case(
-        image=torch.zeros(1, *mask.shape),
-        mask=torch.from_numpy(mask),
-        annotated=ALL,
-        grid=grid(*mask.shape, spacing=[2.0] * mask.ndim),
-        intensity=IntensityMap((0.0,), (1.0,)),
-        case_id=case_id,
-        patient_id="p1",
-    )
 
 
 def test_rows_cover_the_annotated_labels_by_name_without_background():
@@ -133,37 +126,47 @@ def test_mm_and_pixels_are_never_averaged():
         summarise(mixed)
 
 
-def test_a_folder_scores_as_its_cases(tmp_path):
-    reference, prediction = square(8, 8), square(8, 8, at=2)
-    case = labelled_case(reference)
-    np.save(tmp_path / "c1.npy", prediction)
-    rows = score_folder(
-        tmp_path, [case], LABELS, read=lambda path: (np.load(path), case.grid), file_ending=".npy"
-    )
-    assert rows == rows_of(reference, prediction, where=case.grid)
+def test_what_was_scored_is_kept_until_its_file_changes(tmp_path):
+    calls, source, done = [], tmp_path / "c1.png", tmp_path / "work" / "c1.json"
+    source.write_bytes(b"old")
+    os.utime(source, (1, 1))
+
+    def rows():
+        calls.append(1)
+        return rows_of(square(8, 8), square(8, 8, at=2))
+
+    assert kept_rows(done, rows, sources=[source]) == rows_of(square(8, 8), square(8, 8, at=2))
+    assert kept_rows(done, rows, sources=[source]) == kept_rows(done, rows)
+    assert len(calls) == 1
+    later = done.stat().st_mtime + 10
+    os.utime(source, (later, later))
+    kept_rows(done, rows, sources=[source])
+    assert len(calls) == 2
 
 
-def test_a_missing_prediction_is_named(tmp_path):
-    case = labelled_case(square(8, 8), "patient007")
-    with pytest.raises(AugmintError, match="'patient007' has no prediction"):
-        score_folder(tmp_path, [case], LABELS, read=lambda path: ..., file_ending=".npy")
-
-
-def test_a_prediction_on_another_grid_is_refused(tmp_path):
-    case = labelled_case(square(8, 8))
-    np.save(tmp_path / "c1.npy", square(8, 8))
-    elsewhere = grid(8, 8, spacing=[1.0, 1.0])
-    with pytest.raises(AugmintError, match="grid of the reference"):
-        score_folder(
-            tmp_path,
-            [case],
-            LABELS,
-            read=lambda path: (np.load(path), elsewhere),
-            file_ending=".npy",
-        )
-
-
-def test_an_unlabelled_reference_is_refused(tmp_path):
-    case = replace(labelled_case(square(8, 8)), mask=None)
-    with pytest.raises(AugmintError, match="no reference mask"):
-        score_folder(tmp_path, [case], LABELS, read=lambda path: ..., file_ending=".npy")
+def test_an_evaluation_is_three_files_with_policy_and_failures(tmp_path):
+    empty, full = np.zeros((8, 8), int), square(8, 8)
+    rows = [
+        *rows_of(full, square(8, 8, at=2), patient="b", case="b1"),
+        *rows_of(full, empty, patient="b", case="b2"),
+        *rows_of(empty, full, patient="a", case="a1"),
+    ]
+    summary = write_evaluation(tmp_path, rows, {"dataset": "d"}, {"augmint": "0"})
+    assert {p.name for p in tmp_path.iterdir()} == {"scores.csv", "patients.csv", "summary.json"}
+    assert len(read_scores(tmp_path / "scores.csv")) == len(rows)
+    stored = json.loads((tmp_path / "summary.json").read_text())
+    assert list(stored) == [
+        "schema_version", "dataset", "labels", "policy", "mean", "versions",
+    ]  # fmt: skip
+    assert stored["policy"] == POLICY
+    rv = stored["labels"][0]
+    assert (rv["missed"], rv["false_positives"], rv["failures"], rv["both_empty"]) == (1, 1, 2, 0)
+    assert stored["mean"]["dice"] == summary.mean("dice") == pytest.approx((0 + 0.125) / 2)
+    with (tmp_path / "patients.csv").open() as stream:
+        patients = {(r["patient"], r["label"]): r for r in csv.DictReader(stream)}
+    assert patients["b", "rv"]["dice"] == "0.125"
+    assert (patients["b", "rv"]["cases"], patients["b", "rv"]["failures"]) == ("2", "1")
+    assert (patients["a", "lv"]["cases"], patients["a", "lv"]["dice"]) == ("0", "")
+    words = in_words(summary)
+    assert "2 of 3" in words
+    assert POLICY in words

@@ -14,7 +14,7 @@ from augmint.diffusion.networks import build_network
 from augmint.diffusion.training import TrainingConfig
 from augmint.errors import AugmintError
 from augmint.fit import FittedRun, write_run
-from augmint.generate import generate, synthesise, synthetic_name
+from augmint.generate import check_labels, generate, synthesise, synthetic_name
 from augmint.methods import build_method
 from augmint.prepare import prepare
 from augmint.presets import preset_named
@@ -245,6 +245,18 @@ def test_other_labels_are_refused(run, dataset, tmp_path):
     with pytest.raises(AugmintError, match="label map"):
         generate(run, other, tmp_path / "OUT", device="cpu", talk=QUIET)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_label_that_the_run_was_never_taught_is_refused(fitted, dataset):
+    name = next(n for n, i in dataset.labels.items() if i)
+    taught = tuple(n for n in fitted.facts.annotated if n != name)
+    ignorant = replace(fitted, facts=replace(fitted.facts, annotated=taught))
+    with pytest.raises(AugmintError, match=f"has {name} annotated, but the run.*label map"):
+        check_labels(ignorant, dataset)
+    # Nobody annotated it here either.
+    without = dataset.annotated - {dataset.labels[name]}
+    check_labels(ignorant, replace(dataset, annotated=without))
+    check_labels(fitted, dataset)
 
 
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0)])

@@ -159,6 +159,25 @@ def test_two_steps_are_one(sizes):
     assert torch.equal(center(center(x, (b,), 0.0), (c,), 0.0), center(x, (c,), 0.0)) or a > b < c
 
 
+def test_a_heart_lies_one_way_in_pictures_and_in_volumes():
+    grid = WorkingGrid(2, (16, 16), (16, 16), longest=16)
+    picture = case_of((16, 12))
+    # The same picture as a slice of a volume, which stores x, the columns, first.
+    volume = replace(
+        picture,
+        image=picture.image.mT[..., None].expand(-1, -1, -1, 3),
+        mask=picture.mask.mT[..., None].expand(-1, -1, 3),
+        grid=Grid((12, 16, 3), np.diag([1.0, 1, 5, 1]), False),
+    )
+    flat, stack = grid.to_working(picture), grid.to_working(volume)
+    for z in range(3):
+        assert torch.equal(stack.image[..., z], flat.image)
+        assert torch.equal(stack.mask[..., z], flat.mask)
+    back = grid.to_native(stack, volume.grid)
+    torch.testing.assert_close(back.image, volume.image)
+    assert torch.equal(back.mask, volume.mask)
+
+
 def test_an_unlabelled_case_stays_unlabelled():
     for case in (case_of((40, 40), mask=False), case_of((40, 40, 5), (1, 1, 8.0), mask=False)):
         grid = BY_SIZE

@@ -135,7 +135,7 @@ def test_new_cases_are_whole_labelled_and_tell_where_they_come_from(name, dims, 
             5,
             copy,
         )
-        assert origin.evaluations > 0
+        assert (origin.evaluations > 0) == bool(method.networks(facts))
         assert origin.walk
     assert not torch.equal(one.mask, two.mask)
     assert not torch.equal(one.image, two.image)
@@ -179,6 +179,27 @@ def test_bytes_depend_on_nothing_but_seed_case_and_copy(name, kind, dims, most, 
     assert make(method, networks, [(cases[0], 0)], facts, seed=1) != {
         (cases[0].case_id, 0): whole[cases[0].case_id, 0]
     }
+
+
+@pytest.mark.parametrize(("dims", "shape"), [(2, (24, 24, 3)), (3, (24, 24, 24))])
+def test_warped_pairs_have_the_masks_of_mask_to_image(dims, shape):
+    facts, orders = facts_of(dims), [(case_of(shape, "a"), 0), (case_of(shape, "b"), 2)]
+    painted = tiny("mask_to_image")
+    painted = painted.generate(networks_of(painted, facts), orders, facts, seed=3)
+    for one, two in zip(painted, tiny("warped_pairs").generate({}, orders, facts, seed=3)):
+        assert one.case_id == two.case_id
+        assert torch.equal(one.mask, two.mask)
+
+
+def test_warped_pairs_move_image_and_mask_together():
+    facts, case = facts_of(2), case_of((24, 24), "a")
+    # An image that shows its mask still does after the warp, but for interpolated edges.
+    case = replace(case, image=case.mask[None].float() - 1)
+    (new,) = tiny("warped_pairs").generate({}, [(case, 0)], facts, seed=0)
+    assert not torch.equal(new.mask, case.mask[4:20, 4:20])
+    assert float(((new.image[0] + 1).round().long() == new.mask).float().mean()) > 0.97
+    (still,) = tiny("warped_pairs", warp=0.0).generate({}, [(case, 0)], facts, seed=0)
+    torch.testing.assert_close(still.image, case.image[:, 4:20, 4:20], atol=1e-4, rtol=0)
 
 
 def test_orders_are_read_lazily(name):
@@ -285,7 +306,7 @@ def test_strings_are_read_as_the_type_of_their_field():
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("mask2image", {}, "unknown method 'mask2image'; known are mask_to_image"),
+        ("mask2image", {}, "unknown method 'mask2image'; known are mask_to_image, warped_pairs"),
         ("mask_to_image", {"colour": 1}, "no field 'colour'; its fields are conditioning"),
         ("mask_to_image", {"num_steps": "many"}, "field num_steps cannot be 'many'"),
         ("mask_to_image", {"solver": "rk4"}, "field solver cannot be 'rk4'"),

@@ -282,7 +282,7 @@ def test_patients_whose_masks_were_warped_are_seen(made: Path):
     seen = sorted({*entry["generator_patients"], *entry["gate_patients"]})
     roles_of = import_module("augmint.roles")
     run = {"folds": [{**entry, "generator_patients": seen[:1], "gate_patients": []}]}
-    assert roles_of._synthetic(dataset, run, None, None, [])[1] == tuple(seen)
+    assert roles_of._synthetic(dataset, run, None, None, [], False)[1] == tuple(seen)
 
 
 def test_real_cases_of_a_synthetic_dataset_keep_their_held_back_patients(
@@ -335,3 +335,72 @@ def test_patients_of_another_dataset_may_have_the_same_names(
     (forgetful / "run.json").write_text(json.dumps(run))
     with pytest.raises(AugmintError, match="leak"):
         evaluate(forgetful, other, tmp_path / "f", patients=trained[:1], talk=QUIET)
+
+
+def copy_of(cohort: Path, folder: Path, **facts: object) -> Path:
+    """A copy of the cohort whose dataset.json says no name, or other facts."""
+    shutil.copytree(cohort, folder)
+    said = read(folder / "dataset.json")
+    del said["name"]
+    (folder / "dataset.json").write_text(json.dumps({**said, **facts}))
+    return folder
+
+
+def test_a_copy_of_the_data_in_a_folder_of_another_name_is_a_leak(
+    cohort: Path, plain: Path, tmp_path: Path
+):
+    copy = copy_of(cohort, tmp_path / "copy")
+    trained = read(plain / "run.json")["train_patients"]
+    with pytest.raises(AugmintError, match=r"leak.*--allow-same-names.*dataset\.json") as caught:
+        evaluate(plain, copy, tmp_path / "e", talk=QUIET)
+    assert all(p in str(caught.value) for p in (*trained, free_patient(plain)))
+    assert not (tmp_path / "e").exists()
+    evaluate(plain, copy, tmp_path / "e", patients=1, talk=QUIET)
+    assert {r.patient for r in read_scores(tmp_path / "e/scores.csv")} == {free_patient(plain)}
+    assert read(tmp_path / "e" / "summary.json")["namesakes"] == []
+    chosen = {"patients": trained[:1], "allow_same_names": True, "talk": QUIET}
+    evaluate(plain, copy, tmp_path / "f", **chosen)
+    assert read(tmp_path / "f" / "summary.json")["namesakes"] == trained[:1]
+    with pytest.raises(AugmintError, match="leak"):
+        evaluate(plain, cohort, tmp_path / "g", **chosen)
+
+
+def test_phantoms_of_another_seed_are_other_patients(cohort: Path, plain: Path, tmp_path: Path):
+    other = make_phantoms("cine-mr", out=tmp_path / "other", patients=4, size=64, slices=4, seed=1)
+    trained = read(plain / "run.json")["train_patients"]
+    evaluate(plain, other, tmp_path / "e", patients=trained[:1], talk=QUIET)
+    assert read(tmp_path / "e" / "summary.json")["namesakes"] == trained[:1]
+
+
+def test_a_run_in_mm_names_the_case_that_has_no_spacing(cohort: Path, plain: Path, tmp_path: Path):
+    bare = copy_of(cohort, tmp_path / "bare", spacing_known=False)
+    patient = free_patient(plain)
+    with pytest.raises(AugmintError, match=rf"case '{patient}_E[DS]' has no spacing.*fitted on"):
+        evaluate(plain, bare, tmp_path / "e", patients=[patient], talk=QUIET)
+
+
+def test_a_fitted_method_is_told_from_a_segmenter(cohort: Path, made: Path, tmp_path: Path):
+    with pytest.raises(AugmintError, match="is a run of `augmint fit`") as caught:
+        evaluate(made / "run", cohort, tmp_path / "e", talk=QUIET)
+    assert "KeyError" not in str(caught.value)
+
+
+def test_a_segmenters_config_repeats_it(cohort: Path, tmp_path: Path):
+    from typer.testing import CliRunner
+
+    from augmint.cli import app
+
+    data = open_dataset(cohort, label_map={"MYO": "heart", "LV": "heart"})
+    chosen = {**SMALL, "settings": {"validate_every": 2}, "seed": 3}
+    first = segment(data, tmp_path / "a", patients=2, validation=1, **chosen)
+    asked = ["segment", "--config", str(first / "config.yaml"), "--device", "cpu", "-q"]
+    done = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "b")])
+    assert done.exit_code == 0, done.stderr
+    one, other = (read(tmp_path / n / "run.json") for n in "ab")
+    for key in ("train_patients", "validation_patients", "labels", "grid"):
+        assert one[key] == other[key]
+    assert set(one["labels"]) == {"background", "RV", "heart"}
+    name = "checkpoints/best/network.safetensors"
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    done = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "c"), "--network", "forest"])
+    assert "forest" in done.stderr

@@ -137,8 +137,9 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
 
 
 def test_the_best_weights_by_validation_are_returned(tmp_path):
+    # Negatives: the more the network learns, the worse it does on them.
     validation = toy(2, shift=3)
-    # A learning rate that wrecks the network in the end would show: best is kept, not last.
+    validation = replace(validation, images=-validation.images)
     config = replace(TINY, steps=12, lr=2e-2, validate_every=1)
     network = fit_segmenter(config, toy(), num_classes=3, validation=validation, folder=tmp_path)
     lines = [json.loads(x) for x in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -147,13 +148,81 @@ def test_the_best_weights_by_validation_are_returned(tmp_path):
     stored, progress = load_segmenter(tmp_path / "checkpoints" / "best")
     assert same_weights(network, stored)
     assert progress["dice"] == best
+    assert lines[-1]["dice"] < best
+    assert not same_weights(network, load_segmenter(tmp_path / "checkpoints" / "last")[0])
 
 
 def test_patience_stops_a_fit_that_no_longer_improves():
     config = replace(TINY, steps=40, lr=1e-12, validate_every=2, patience=2)
     steps = []
     fit_segmenter(config, toy(), num_classes=3, validation=toy(1), progress=steps.append)
-    assert steps[-1] < 40
+    # The first validation at step 2 is the best; two more do not improve on it.
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_fit_that_patience_stops_is_continued_to_the_same_end(tmp_path):
+    config = replace(TINY, steps=40, lr=1e-12, validate_every=2, patience=2, save_every=1)
+    arguments = {"num_classes": 3, "validation": toy(1)}
+    whole = fit_segmenter(config, toy(), **arguments)
+    with pytest.raises(InterruptionError):
+        fit_segmenter(config, toy(), **arguments, folder=tmp_path, progress=stop_at(5))
+    steps = []
+    resumed = fit_segmenter(
+        config, toy(), **arguments, folder=tmp_path, resume=True, progress=steps.append
+    )
+    assert steps == [6]
+    assert same_weights(whole, resumed)
+
+
+@pytest.mark.parametrize(
+    ("network", "width"), [("attention_unet", 8), ("resnet50_unet", 8), ("swin_unetr", 12)]
+)
+def test_every_network_is_fitted_and_continued_exactly(tmp_path, network, width):
+    config = replace(TINY, network=network, width=width, steps=3, save_every=1)
+    whole = fit_segmenter(config, toy(), num_classes=3)
+    with pytest.raises(InterruptionError):
+        fit_segmenter(config, toy(), num_classes=3, folder=tmp_path, progress=stop_at(2))
+    resumed = fit_segmenter(config, toy(), num_classes=3, folder=tmp_path, resume=True)
+    assert same_weights(whole, resumed)
+
+
+def test_randomised_images_join_the_fit_and_it_is_continued_exactly(tmp_path):
+    config = replace(TINY, randomisation_probability=0.5)
+    whole = fit_segmenter(config, toy(), num_classes=3)
+    with pytest.raises(InterruptionError):
+        fit_segmenter(config, toy(), num_classes=3, folder=tmp_path, progress=stop_at(4))
+    resumed = fit_segmenter(config, toy(), num_classes=3, folder=tmp_path, resume=True)
+    assert same_weights(whole, resumed)
+    assert not same_weights(whole, fit_segmenter(TINY, toy(), num_classes=3))
+
+
+def test_a_network_fitted_on_randomised_images_alone_segments_another_contrast():
+    """The point of label-driven randomisation: no intensity of the data was ever seen."""
+    config = SegmenterConfig(
+        width=8, steps=90, batch_size=8, warmup=5, lr=5e-3, augmentation="none", seed=1,
+        randomisation_probability=1.0,
+    )  # fmt: skip
+    data = toy(4)
+    swapped = replace(data, images=-data.images)
+    network = fit_segmenter(config, data, num_classes=3)
+    plain = fit_segmenter(
+        replace(config, steps=30, randomisation_probability=0.0), data, num_classes=3
+    )
+    found, missed = (validation_dice(n, swapped, 3, "cpu") for n in (network, plain))
+    assert found > missed + 0.3
+
+
+def test_a_checkpoint_of_before_a_field_existed_is_continued(tmp_path):
+    with pytest.raises(InterruptionError):
+        fit_segmenter(TINY, toy(), num_classes=3, folder=tmp_path, progress=stop_at(4))
+    file = tmp_path / "checkpoints" / "last" / "config.json"
+    facts = json.loads(file.read_text())
+    del facts["progress"]["config"]["randomisation_probability"]
+    file.write_text(json.dumps(facts))
+    whole = fit_segmenter(TINY, toy(), num_classes=3)
+    assert same_weights(
+        whole, fit_segmenter(TINY, toy(), num_classes=3, folder=tmp_path, resume=True)
+    )
 
 
 def test_a_seed_fixes_the_weights_and_another_changes_them():
@@ -233,3 +302,5 @@ def test_unusable_samples_are_refused():
         fit_segmenter(TINY, data, none, num_classes=3)
     with pytest.raises(AugmintError, match="synthetic_probability"):
         fit_segmenter(replace(TINY, synthetic_probability=2.0), data, num_classes=3)
+    with pytest.raises(AugmintError, match="randomisation_probability"):
+        fit_segmenter(replace(TINY, randomisation_probability=-0.1), data, num_classes=3)

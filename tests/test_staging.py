@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -131,6 +132,25 @@ def test_a_forbidden_folder_is_one_clear_error(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied", str(folder / "x"))
 
 
+@pytest.mark.parametrize("name", ["", "file.txt/OUT"])
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("a file")
+    message = "no name for a folder" if not name else "cannot be written: Not a directory"
+    with pytest.raises(AugmintError, match=message), output_folder(Path(name), REQUEST):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+def test_a_mended_file_is_copied_again(tmp_path):
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"trunc")
+    copy_file(source, target)
+    source.write_bytes(b"truncated no more")
+    copy_file(source, target)
+    assert target.read_bytes() == source.read_bytes()
+
+
 def test_other_errors_pass_as_they_are(tmp_path):
     with pytest.raises(OSError, match="odd"), output_folder(tmp_path / "OUT", REQUEST):
         raise OSError(errno.EIO, "odd")
@@ -152,11 +172,11 @@ def test_a_text_is_replaced_whole(tmp_path):
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.txt"]
 
 
-def test_a_copy_has_the_same_bytes_and_a_complete_one_is_kept(tmp_path):
+def test_a_complete_copy_is_not_written_again(tmp_path):
     (tmp_path / "a").write_bytes(b"\x00one")
     copy_file(tmp_path / "a", tmp_path / "new" / "b")
-    assert (tmp_path / "new" / "b").read_bytes() == b"\x00one"
-    (tmp_path / "a").write_bytes(b"two")
+    first = (tmp_path / "new" / "b").stat()
     copy_file(tmp_path / "a", tmp_path / "new" / "b")
+    assert (tmp_path / "new" / "b").stat().st_ino == first.st_ino
     assert (tmp_path / "new" / "b").read_bytes() == b"\x00one"
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["b"]

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from augmint.generate import generate
     from augmint.inspect import inspect
     from augmint.interop import from_monai, from_torchio, to_monai, to_torchio
+    from augmint.nnunet import predict_nnunet, prepare_nnunet, train_nnunet
+    from augmint.score import score
     from augmint.segment import segment
+    from augmint.study.run import study
 
 _WHERE: dict[str, tuple[str, str]] = {
     "AugmintError": ("augmint.errors", "AugmintError"),
@@ -47,9 +50,14 @@ _WHERE: dict[str, tuple[str, str]] = {
     "list_methods": ("augmint.catalogue", "list_methods"),
     "open_dataset": ("augmint.data.dataset", "open_dataset"),
     "phantoms": ("augmint.data.phantoms", "make_phantoms"),
+    "predict_nnunet": ("augmint.nnunet", "predict_nnunet"),
+    "prepare_nnunet": ("augmint.nnunet", "prepare_nnunet"),
+    "score": ("augmint.score", "score"),
     "segment": ("augmint.segment", "segment"),
+    "study": ("augmint.study.run", "study"),
     "to_monai": ("augmint.interop", "to_monai"),
     "to_torchio": ("augmint.interop", "to_torchio"),
+    "train_nnunet": ("augmint.nnunet", "train_nnunet"),
 }
 
 __all__ = [
@@ -71,9 +79,14 @@ __all__ = [
     "list_methods",
     "open_dataset",
     "phantoms",
+    "predict_nnunet",
+    "prepare_nnunet",
+    "score",
     "segment",
+    "study",
     "to_monai",
     "to_torchio",
+    "train_nnunet",
 ]
 
 

@@ -27,10 +27,12 @@ from augmint.generate import check_copies, signature, synthesise
 from augmint.prepare import Prepared, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
-from augmint.quality.agreement import AgreementGate, fit_gate
+from augmint.quality.agreement import AgreementGate, check_masks, fit_gate
 from augmint.segmentation.training import SegmenterConfig
-from augmint.staging import output_folder
-from augmint.synthetic import finish_dataset, write_real
+from augmint.staging import output_folder, refuse_existing
+from augmint.synthetic import check_cases, finish_dataset, write_real
+
+HELD_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def plan_patients(
     dataset: Dataset,
     *,
     patients: int | Sequence[str] | None = None,
-    held_fraction: float = 0.2,
+    held_fraction: float = HELD_FRACTION,
     num_folds: int = 0,
     seed: int = 0,
 ) -> Plan:
@@ -78,10 +80,16 @@ def plan_patients(
         AugmintError: if there are too few patients.
     """
     everyone = dataset.patients
+    if num_folds and held_fraction not in (0, HELD_FRACTION):
+        raise AugmintError(
+            "folds hold every patient back in turn; give either --folds or --hold-back"
+        )
     if not 0 <= held_fraction < 1:
         raise AugmintError(f"--hold-back is a share from 0 to below 1; got {held_fraction}")
     if isinstance(patients, int):
-        if not 1 <= patients <= len(everyone):
+        if patients < 1:
+            raise AugmintError(f"{patients} training patients asked for; ask for 1 or more")
+        if patients > len(everyone):
             raise AugmintError(
                 f"{patients} training patients asked for, {dataset.name} has {len(everyone)} with "
                 "labels; ask for fewer"
@@ -116,7 +124,7 @@ def augment(
     preset: str = "quick",
     copies: int = 5,
     patients: int | Sequence[str] | None = None,
-    held_fraction: float = 0.2,
+    held_fraction: float = HELD_FRACTION,
     num_folds: int = 0,
     steps: int | None = None,
     gate_steps: int | None = None,
@@ -156,7 +164,8 @@ def augment(
         )
     check_copies(copies)
     talk = talk or Talk()
-    dataset = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
+    opened = data if isinstance(data, Dataset) else open_dataset(data)
+    dataset = real_labelled(opened)
     plan = plan_patients(
         dataset, patients=patients, held_fraction=held_fraction, num_folds=num_folds, seed=seed
     )
@@ -174,6 +183,12 @@ def augment(
         f"{dataset.name}: {len(plan.dataset)} cases of {len(plan.dataset.patients)} patients "
         f"({dataset.patient_rule}); held back {len(plan.held_back)}; device {where}"
     )
+    if unlabelled := len(opened) - len(dataset):
+        talk.say(f"left out: {unlabelled} case(s) without a mask, or synthetic")
+    if not plan.held_back and not plan.folds and held_fraction:
+        talk.say("nobody is held back to validate on: every patient trains")
+    refuse_existing(Path(out))
+    check_cases(plan.dataset, talk)
     with output_folder(Path(out), request, resume=resume) as folder:
         write_real(plan.dataset, folder, talk)
         entries, gates, costs = [], [], []
@@ -184,6 +199,7 @@ def augment(
             run = folder / "run" if fold is None else folder / "run" / f"fold_{fold}"
             start = time.monotonic()
             prepared = prepare(part, sizes, dims=dims, talk=talk)
+            check_masks(prepared.pool)
             fit_seconds = _fit(
                 run, prepared, request, method, settings, sizes, steps, seed, where, talk
             )
@@ -204,7 +220,10 @@ def augment(
                     "validation_patients": list(held),
                 }
             )
-            gates.append({"thresholds": dict(gate.thresholds), "real": dict(gate.real)})
+            gates.append({
+                "thresholds": dict(gate.thresholds), "real": dict(gate.real),
+                "warnings": list(gate.warnings),
+            })  # fmt: skip
             costs.append(
                 {
                     "fold": fold,

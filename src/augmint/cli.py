@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from augmint.data.dataset import Dataset
 
 
+Tolerance = Annotated[
+    float, typer.Option("--tolerance", help="Of the surface Dice, in mm or pixels.")
+]
+
+
 class _Group(TyperGroup):
     """Turns an error of the user into a message and an exit code, in one place."""
 
@@ -44,6 +49,24 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+nnunet = typer.Typer(help="Train nnU-Net on a synthetic dataset.", no_args_is_help=True)
+app.add_typer(nnunet, name="nnunet")
+NnunetDataset = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Number, name or folder of a prepared dataset.")
+]
+NnunetArm = Annotated[
+    str, typer.Argument(metavar="ARM", help="As `augmint nnunet prepare` named it.")
+]
+NnunetConfiguration = Annotated[str, typer.Option("--configuration", help="2d or 3d_fullres.")]
+NnunetRaw = Annotated[
+    Path | None, typer.Option("--raw", help="nnU-Net's folder of raw datasets, or nnUNet_raw.")
+]
+NnunetPreprocessed = Annotated[
+    Path | None, typer.Option("--preprocessed", help="Likewise nnUNet_preprocessed.")
+]
+NnunetResults = Annotated[Path | None, typer.Option("--results", help="Likewise nnUNet_results.")]
 
 
 def main() -> None:
@@ -155,7 +178,9 @@ def fit(
 @app.command()
 def generate(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or a method without one.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN|METHOD", help="A run, or a method that needs no fit.")
+    ],
     data: opt.Data = None,
     out: opt.Out = None,
     settings: opt.Set = None,
@@ -164,6 +189,8 @@ def generate(
     shard: Annotated[
         str | None, typer.Option("--shard", help="i/n makes part i (from 0) of n, for n machines.")
     ] = None,
+    preset: opt.PresetName = "quick",
+    dims: opt.Dims = None,
     patient_regex: opt.PatientRegex = None,
     label_map: opt.LabelMap = None,
     seed: opt.Seed = 0,
@@ -174,18 +201,18 @@ def generate(
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
-    """Make synthetic cases with a fitted method; no gate judges them."""
-    _needs_fit(run)
+    """Make synthetic cases with a fitted method, or one that needs no fit; no gate judges them."""
     talk = Talk(quiet=quiet)
     asked: dict[str, Any] = dict(
         copies=copies, patients=opt.read_patients(patients), shard=opt.read_shard(shard),
-        settings=opt.settings_of(context, settings), seed=seed, device=device,
+        settings=opt.settings_of(context, settings), preset=preset, dims=dims, seed=seed,
+        device=device,
     )  # fmt: skip
     dataset = _open(data, patient_regex, label_map)
     if dry_run:
         from augmint.estimate import in_words, plan_generate
 
-        plan = plan_generate(run, dataset, out, **asked)
+        plan = plan_generate(run, dataset, out, talk=talk, **asked)
         return _print(plan, as_json, in_words(plan))
     from augmint.generate import generate
 
@@ -250,7 +277,10 @@ def segment(
     ] = None,
     out: opt.Out = None,
     network: Annotated[
-        str, typer.Option("--network", help="unet, residual_unet or attention_unet.")
+        str,
+        typer.Option(
+            "--network", help="unet, residual_unet, attention_unet, resnet50_unet or swin_unetr."
+        ),
     ] = "unet",
     width: Annotated[
         int | None, typer.Option("--width", min=1, help="Channels of its first level.")
@@ -275,6 +305,9 @@ def segment(
         float,
         typer.Option("--synthetic-probability", help="Chance of each sample to be synthetic."),
     ] = 0.5,
+    unfiltered: Annotated[
+        bool, typer.Option("--unfiltered", help="Let rejected synthetic cases join, too.")
+    ] = False,
     steps: opt.Steps = None,
     dims: opt.Dims = None,
     patient_regex: opt.PatientRegex = None,
@@ -295,7 +328,7 @@ def segment(
         patients=opt.read_patients(patients), fold=fold,
         validation=opt.read_amount(validation, "--validation"), augmentation=augmentation,
         synthetic_probability=synthetic_probability, steps=steps, dims=dims, seed=seed,
-        device=device,
+        device=device, unfiltered=unfiltered,
     )  # fmt: skip
     dataset = _open(data, patient_regex, label_map)
     if dry_run:
@@ -318,9 +351,13 @@ def evaluate(
     largest_component: Annotated[
         bool, typer.Option("--largest-component", help="Keep the largest part of each label.")
     ] = False,
-    tolerance: Annotated[
-        float, typer.Option("--tolerance", help="Of the surface Dice, in mm or pixels.")
-    ] = 2.0,
+    tolerance: Tolerance = 2.0,
+    allow_same_names: Annotated[
+        bool,
+        typer.Option(
+            "--allow-same-names", help="Patients of equal names in another dataset are others."
+        ),
+    ] = False,
     patient_regex: opt.PatientRegex = None,
     label_map: opt.LabelMap = None,
     seed: opt.Seed = 0,
@@ -336,9 +373,169 @@ def evaluate(
     summary = evaluate(
         run, _open(data, patient_regex, label_map), _given(out, "-o"),
         patients=opt.read_patients(patients), largest_component=largest_component,
-        tolerance=tolerance, seed=seed, device=device, resume=resume, talk=Talk(quiet=quiet),
+        tolerance=tolerance, seed=seed, device=device, resume=resume,
+        allow_same_names=allow_same_names, talk=Talk(quiet=quiet),
     )  # fmt: skip
     _print({"out": str(out), **summary.to_dict()}, as_json, in_words(summary))
+
+
+@app.command()
+def score(
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="A folder of masks, one for each case.")
+    ],
+    references: Annotated[
+        Path, typer.Argument(metavar="REFERENCES", help="A labelled dataset, or a folder of masks.")
+    ],
+    out: opt.Out = None,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="JSON with name: value, for a bare folder.")
+    ] = None,
+    split: Annotated[
+        str, typer.Option("--split", help="Of a dataset: train, or test if its masks are there.")
+    ] = "train",
+    patients: opt.Patients = None,
+    tolerance: Tolerance = 2.0,
+    patient_regex: opt.PatientRegex = None,
+    label_map: opt.LabelMap = None,
+    resume: opt.Continue = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Score a folder of predictions, whoever made them, named as nnU-Net names them."""
+    from augmint.evaluate import in_words
+    from augmint.score import score
+
+    summary = score(
+        predictions, references, _given(out, "-o"), labels=labels,
+        label_map=opt.read_label_map(label_map), patient_regex=patient_regex,
+        patients=opt.named_patients(patients),
+        split=split, tolerance=tolerance, resume=resume, talk=Talk(quiet=quiet),
+    )  # fmt: skip
+    _print({"out": str(out), **summary.to_dict()}, as_json, in_words(summary))
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare, and how.")],
+    out: opt.Out = None,
+    device: opt.Device = "auto",
+    resume: opt.Continue = False,
+    dry_run: opt.DryRun = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Run a study: arms, draws, seeds and tests from a file, to a report with a conclusion."""
+    if dry_run:
+        from augmint.study.estimate import estimate_study, in_words
+
+        plan = estimate_study(file, device=device, talk=Talk(quiet=quiet))
+        return _print(plan, as_json, in_words(plan))
+    from augmint.study import study
+
+    made = study(file, _given(out, "-o"), device=device, resume=resume, talk=Talk(quiet=quiet))
+    _print(_folder(made), as_json)
+
+
+@nnunet.command("prepare")
+def nnunet_prepare(
+    dataset: Annotated[
+        Path, typer.Argument(metavar="OUT", help="A dataset made by `augmint augment`.")
+    ],
+    raw: NnunetRaw = None,
+    preprocessed: NnunetPreprocessed = None,
+    results: NnunetResults = None,
+    dataset_id: Annotated[
+        int | None, typer.Option("--id", help="Number of the dataset, where its name has none.")
+    ] = None,
+    plans_from: Annotated[
+        str | None, typer.Option("--plans-from", help="Take over the plan of another dataset.")
+    ] = None,
+    plans_name: Annotated[
+        str, typer.Option("--plans-name", help="Name of nnU-Net's plan.")
+    ] = "nnUNetPlans",
+    configuration: Annotated[
+        list[str] | None, typer.Option("--configuration", help="2d or 3d_fullres; repeatable.")
+    ] = None,
+    synthetic_probability: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--synthetic-probability", help="Chance of a sample to be synthetic; repeatable."
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of a training.")] = 1000,
+    iterations: Annotated[int, typer.Option("--iterations", min=1, help="Of an epoch.")] = 250,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy files instead of linking.")] = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Plan nnU-Net on the real cases alone, preprocess all, print the training commands."""
+    from augmint.nnunet import CONFIGURATIONS, prepare_nnunet
+
+    made = prepare_nnunet(
+        dataset, raw=raw, preprocessed=preprocessed, results=results, dataset_id=dataset_id,
+        plans_from=plans_from, plans_name=plans_name,
+        configurations=tuple(configuration or CONFIGURATIONS),
+        probabilities=tuple(synthetic_probability or (0.5,)), epochs=epochs,
+        iterations=iterations, copy=copy, talk=Talk(quiet=quiet),
+    )  # fmt: skip
+    _print(made.to_dict(), as_json, made.in_words())
+
+
+@nnunet.command("train")
+def nnunet_train(
+    dataset: NnunetDataset,
+    arm: NnunetArm,
+    configuration: NnunetConfiguration = "2d",
+    fold: Annotated[str, typer.Option("--fold", help="A number, or all.")] = "0",
+    raw: NnunetRaw = None,
+    preprocessed: NnunetPreprocessed = None,
+    results: NnunetResults = None,
+    device: opt.Device = "auto",
+    resume: opt.Continue = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Train one arm on one fold with nnU-Net."""
+    from augmint.nnunet import train_nnunet
+
+    made = train_nnunet(
+        dataset, arm, configuration=configuration, fold=fold, raw=raw, preprocessed=preprocessed,
+        results=results, device=device, resume=resume, talk=Talk(quiet=quiet),
+    )  # fmt: skip
+    _print({"out": str(made)}, as_json)
+
+
+@nnunet.command("predict")
+def nnunet_predict(
+    dataset: NnunetDataset,
+    arm: NnunetArm,
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Its real cases are predicted.")],
+    out: opt.Out = None,
+    configuration: NnunetConfiguration = "2d",
+    fold: Annotated[
+        list[str] | None, typer.Option("--fold", help="Repeatable; several are averaged.")
+    ] = None,
+    patients: opt.Patients = None,
+    raw: NnunetRaw = None,
+    preprocessed: NnunetPreprocessed = None,
+    results: NnunetResults = None,
+    device: opt.Device = "auto",
+    resume: opt.Continue = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Predict a dataset with a trained arm; score with `augmint score`."""
+    from augmint.nnunet import predict_nnunet
+
+    made = predict_nnunet(
+        dataset, arm, data, _given(out, "-o"), configuration=configuration,
+        folds=tuple(fold or ("0",)), patients=opt.named_patients(patients), raw=raw,
+        preprocessed=preprocessed, results=results, device=device, resume=resume,
+        talk=Talk(quiet=quiet),
+    )  # fmt: skip
+    _print({"out": str(made)}, as_json)
 
 
 @app.command()
@@ -402,20 +599,6 @@ def _given(value: Path | None, name: str) -> Path:
     return value
 
 
-def _needs_fit(run: str) -> None:
-    """A method's name where a run was expected gets a better answer than 'no such run'."""
-    if Path(run).exists():
-        return
-    from augmint.methods import METHODS, build_method
-
-    if run in METHODS or ":" in run:
-        build_method(run)
-        raise AugmintError(
-            f"{run} needs a fit, as all of {', '.join(METHODS)} do; first "
-            f"`augmint fit DATA --method {run} -o RUN`, then `augmint generate RUN DATA -o OUT`"
-        )
-
-
 def _folder(made: Path) -> dict[str, Any]:
     """What a command that wrote a folder answers."""
     facts: dict[str, Any] = {"out": str(made)}
@@ -430,5 +613,5 @@ def _folder(made: Path) -> dict[str, Any]:
 def _print(result: Any, as_json: bool, text: str = "") -> None:
     if as_json:
         print(json.dumps(result, default=str))
-    elif text:
-        print(text)
+    elif text or (isinstance(result, dict) and "out" in result):
+        print(text or result["out"])

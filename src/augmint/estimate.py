@@ -23,12 +23,11 @@ from augmint.errors import AugmintError
 from augmint.fit import (
     describe_device,
     drawer,
-    load_run,
     method_with_preset,
     resolve_device,
     training_config,
 )
-from augmint.generate import check_labels
+from augmint.generate import check_labels, fitted_or_ready, numbered_like
 from augmint.imaging.working import WorkingGrid
 from augmint.methods import Method
 from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
@@ -135,14 +134,20 @@ def plan_generate(
     patients: int | Sequence[str] | None,
     shard: tuple[int, int],
     settings: Mapping[str, Any],
+    preset: str,
+    dims: int | None,
     seed: int,
     device: str,
+    talk: Talk,
 ) -> dict[str, Any]:
     """The plan of `generate`; arguments as there. One evaluation is measured on one batch."""
     _free(out)
     dataset = choose_patients(real_labelled(dataset), patients, seed)
-    fitted = load_run(run, settings=settings, device=device)
+    fitted = fitted_or_ready(
+        run, dataset, settings=settings, preset=preset, dims=dims, device=device, talk=talk
+    )
     check_labels(fitted, dataset)
+    dataset = numbered_like(dataset, fitted.facts.labels)
     part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
     case = fitted.facts.grid.to_working(dataset.load(dataset.items[0]))
     start = time.perf_counter()
@@ -175,6 +180,7 @@ def plan_segment(
     seed: int,
     device: str,
     talk: Talk,
+    unfiltered: bool = False,
     **chosen: Any,
 ) -> dict[str, Any]:
     """The plan of `segment`; arguments as there."""
@@ -182,8 +188,9 @@ def plan_segment(
 
     _free(out)
     roles = assign_roles(
-        dataset, synthetic, patients=patients, fold=fold, validation=validation, seed=seed
-    )
+        dataset, synthetic, patients=patients, fold=fold, validation=validation, seed=seed,
+        unfiltered=unfiltered,
+    )  # fmt: skip
     sizes, where = preset_named(preset), resolve_device(device)
     segmenter_config(sizes, 2, seed, {**chosen, **settings})
     prepared = prepare(roles.real, sizes, dims=dims, talk=talk)

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from augmint.case import Case
-from augmint.data.dataset import Dataset, open_dataset
+from augmint.data.dataset import Dataset, Item, open_dataset
 from augmint.data.images import IMAGE_ENDINGS, LOSSY, write_mask
 from augmint.data.layout import listed
 from augmint.data.splits import draw_patients
 from augmint.errors import AugmintError
-from augmint.evaluation.metrics import METRICS
-from augmint.evaluation.score import ScoreRow, Summary, score_case, summarise, write_scores
+from augmint.evaluation.score import ScoreRow, Summary, kept_rows, score_case, write_evaluation
+from augmint.evaluation.score import in_words as in_words
 from augmint.fit import resolve_device, versions
 from augmint.prepare import real_labelled
 from augmint.progress import Talk
 from augmint.report import write_json
 from augmint.segment import SegmenterRun, load_segmenter_run
 from augmint.segmentation.cases import predict_case
-from augmint.staging import output_folder
-
-SCHEMA_VERSION = 1
+from augmint.staging import WORK, output_folder
 
 
 def evaluate(
@@ -41,6 +38,7 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    allow_same_names: bool = False,
     talk: Talk | None = None,
 ) -> Summary:
     """Predict the real cases of a dataset on their native grids and score them.
@@ -59,24 +57,33 @@ def evaluate(
         seed: Of the draw of patients.
         device: `auto`, `cpu`, `cuda`, ...
         resume: Continue an unfinished evaluation.
+        allow_same_names: Patients that are named as trained ones, in a dataset of another name,
+            are other people.
         talk: Where progress goes.
 
     Raises:
-        AugmintError: if the run was fitted on one of the patients of a dataset of this name, or no
-            label is shared.
+        AugmintError: if the run was fitted on one of the patients, or no label is shared.
     """
     talk = talk or Talk()
     if not tolerance >= 0:
         raise AugmintError(f"--tolerance must be 0 or more, got {tolerance}")
     where = resolve_device(device)
     taught = load_segmenter_run(run, where)
-    dataset = _unseen(
-        real_labelled(data if isinstance(data, Dataset) else open_dataset(data)),
-        taught, patients, seed, talk,
-    )  # fmt: skip
+    whole = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
+    apart = _apart(taught, whole, allow_same_names)
+    dataset = _unseen(whole, taught, patients, seed, apart, allow_same_names)
+    namesakes = [p for p in dataset.patients if p in taught.spent]
+    if namesakes:
+        talk.say(
+            f"note: {len(namesakes)} of {len(dataset.patients)} patients are named as patients "
+            f"that the run was fitted on ({listed(namesakes)}); they count as others, since this "
+            f"dataset is {dataset.name!r} and the run's is "
+            f"{listed([repr(n) for n in sorted(taught.datasets)])}. If they are the same people, "
+            "these scores are a leak"
+        )
     shared = _shared_labels(taught, dataset, talk)
     chose = taught.validation & set(dataset.patients)
-    if chose and taught.may_know(dataset):
+    if chose and not apart:
         talk.say(
             f"note: {len(chose)} of {len(dataset.patients)} patients chose the run's best weights, "
             "so their scores are optimistic"
@@ -85,40 +92,42 @@ def evaluate(
         command="evaluate", run=str(Path(run).resolve()), data=str(dataset.root.resolve()),
         patients=list(dataset.patients), labels=dict(dataset.labels),
         largest_component=largest_component, tolerance=tolerance,
+        allow_same_names=allow_same_names,
     )  # fmt: skip
     with output_folder(Path(out), request, resume=resume) as folder:
-        work = folder / ".work"
+
+        def predict_and_score(item: Item) -> list[ScoreRow]:
+            case = dataset.load(item)
+            mask = _predict(taught, case, dataset, where, largest_component)
+            path = folder / "predictions" / f"{item.case_id}{_ending(dataset)}"
+            write_mask(path, mask, case.grid)
+            return score_case(
+                np.asarray(case.mask), mask, dataset.labels, case.grid, case.case_id,
+                case.patient_id, case.annotated & shared, tolerance=tolerance,
+            )  # fmt: skip
+
         rows: list[ScoreRow] = []
         with talk.bar("predict and score", len(dataset)) as update:
             for number, item in enumerate(dataset.items):
-                done = work / f"{item.case_id}.json"
-                if not done.exists():
-                    case = dataset.load(item)
-                    mask = _predict(taught, case, dataset, where, largest_component)
-                    ending = _ending(dataset)
-                    path = folder / "predictions" / f"{item.case_id}{ending}"
-                    write_mask(path, mask, case.grid)
-                    scored = score_case(
-                        np.asarray(case.mask), mask, dataset.labels, case.grid, case.case_id,
-                        case.patient_id, case.annotated & shared, tolerance=tolerance,
-                    )  # fmt: skip
-                    write_json(done, [asdict(row) for row in scored])
-                rows += [ScoreRow(**row) for row in json.loads(done.read_text())]
+                done = folder / WORK / f"{item.case_id}.json"
+                rows += kept_rows(done, partial(predict_and_score, item))
                 update(number + 1, "")
-        summary = summarise(rows)
-        write_scores(rows, folder / "scores.csv")
-        _write_patients(rows, folder / "patients.csv")
-        names = {n: i for n, i in _numbers(taught, dataset).items()}
-        write_json(folder / "predictions" / "labels.json", names)
-        facts = {"schema_version": SCHEMA_VERSION, "request": request, "dataset": dataset.name}
-        means = {metric: summary.mean(metric) for metric in METRICS}
-        write_json(
-            folder / "summary.json",
-            {**facts, **summary.to_dict(), "mean": means, "versions": versions()},
-        )
-        shutil.rmtree(work, ignore_errors=True)
+        write_json(folder / "predictions" / "labels.json", _numbers(taught, dataset))
+        facts = {"request": request, "dataset": dataset.name, "namesakes": namesakes}
+        summary = write_evaluation(folder, rows, facts, versions())
     talk.say(f"wrote predictions and scores to {out}")
     return summary
+
+
+def _apart(taught: SegmenterRun, dataset: Dataset, allow_same_names: bool) -> bool:
+    """Whether patients of equal names are other people here.
+
+    They are the same ones in datasets of one name. Another name tells datasets apart only where
+    the dataset gives it to itself: a mere folder is named anew with each copy.
+    """
+    if taught.may_know(dataset):
+        return False
+    return allow_same_names or dataset.name != dataset.root.name
 
 
 def _unseen(
@@ -126,35 +135,33 @@ def _unseen(
     taught: SegmenterRun,
     patients: int | Sequence[str] | None,
     seed: int,
-    talk: Talk,
+    apart: bool,
+    allow_same_names: bool,
 ) -> Dataset:
-    """The chosen patients, none of whom the run was fitted on.
-
-    Patients of one name are one person in datasets of one name; across datasets of other names
-    they are taken for others, and the user is told.
-    """
-    used = taught.spent if taught.may_know(dataset) else taught.spent_elsewhere
+    """The chosen patients, none of whom the run was fitted on."""
+    used = taught.spent
+    if apart:
+        used = frozenset() if allow_same_names else taught.spent_elsewhere
     free = [p for p in dataset.patients if p not in used]
     if isinstance(patients, int):
-        patients = draw_patients(free, patients, seed)
+        patients = draw_patients(free or dataset.patients, patients, seed)
     chosen = dataset if patients is None else dataset.select(patients=list(patients))
     spent = [p for p in chosen.patients if p in used]
-    if spent:
-        others = f"--patients {listed(free, 10)}" if free else "of another dataset"
-        raise AugmintError(
-            f"leak: the run, or what made its synthetic cases, was fitted on {len(spent)} of the "
-            f"{len(chosen.patients)} patients to evaluate: {listed(spent, 10)}; score patients "
-            f"that nothing was fitted on: {others}"
+    if not spent:
+        return chosen
+    others = f"--patients {listed(free, 10)}" if free else "of another dataset"
+    message = (
+        f"leak: the run, or what made its synthetic cases, was fitted on {len(spent)} of the "
+        f"{len(chosen.patients)} patients to evaluate: {listed(spent, 10)}; score patients that "
+        f"nothing was fitted on: {others}"
+    )
+    if not taught.may_know(dataset):
+        message += (
+            f". Their names alone say so, since {dataset.root} may be a copy of what the run was "
+            "fitted on: if they are other people, add --allow-same-names, or give the dataset a "
+            "`name` of its own in its dataset.json"
         )
-    if namesakes := [p for p in chosen.patients if p in taught.spent]:
-        talk.say(
-            f"note: {len(namesakes)} of {len(chosen.patients)} patients are named as patients that "
-            f"the run was fitted on ({listed(namesakes)}); they count as others, since this "
-            f"dataset is {dataset.name!r} and the run's is "
-            f"{listed([repr(n) for n in sorted(taught.datasets)])}. If they are the same people, "
-            "these scores are a leak"
-        )
-    return chosen
+    raise AugmintError(message)
 
 
 def _shared_labels(taught: SegmenterRun, dataset: Dataset, talk: Talk) -> frozenset[int]:
@@ -216,35 +223,3 @@ def _ending(dataset: Dataset) -> str:
     if ending == ".mhd":
         return ".mha"
     return ending if ending in IMAGE_ENDINGS and ending not in (*LOSSY, ".bmp") else ".png"
-
-
-def _write_patients(rows: Sequence[ScoreRow], path: Path) -> None:
-    """Means of each patient and label over its cases that count."""
-    import csv
-
-    groups: dict[tuple[str, str], list[ScoreRow]] = {}
-    for row in rows:
-        groups.setdefault((row.patient, row.label), []).append(row)
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["patient", "label", "cases", *METRICS, "unit", "failures"])
-        for (patient, label), group in sorted(groups.items()):
-            (one,) = summarise(group).labels
-            cells = ["" if (v := one.means[m]) is None else f"{v:.6g}" for m in METRICS]
-            counted = one.cases - one.both_empty
-            writer.writerow([patient, label, counted, *cells, one.unit, one.failures])
-
-
-def in_words(summary: Summary) -> str:
-    """The table of a summary, with the policy that its figures follow."""
-    shown = ("dice", "hd95", "assd", "surface_dice")
-    lines = [f"{'label':<16}{'patients':>9}" + "".join(f"{m:>14}" for m in shown) + "  failures"]
-    for one in summary.labels:
-        cells = ["-" if (v := one.means[m]) is None else f"{v:.3f}" for m in shown]
-        figures = "".join(f"{c:>14}" for c in cells)
-        failed = f"{one.failures} of {one.cases - one.both_empty}"
-        lines.append(f"{one.label:<16}{one.patients:>9}{figures}  {failed}")
-    mean = summary.mean("dice")
-    units = " and ".join(sorted({one.unit for one in summary.labels}))
-    lines.append(f"mean Dice {'-' if mean is None else f'{mean:.3f}'}; distances in {units}")
-    return "\n".join([*lines, summary.policy])

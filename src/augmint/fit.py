@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from augmint.case import Case
 from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.pool import Pool, build_pool
 from augmint.diffusion.checkpoint import load_network, save_network
@@ -45,8 +46,10 @@ def resolve_device(device: str) -> torch.device:
         torch.zeros(1, device=device)
         return torch.device(device)
     except (RuntimeError, AssertionError) as error:
+        # torch appends its list of kernels or its stack to the line that tells.
+        said = next(iter(str(error).splitlines()), type(error).__name__).partition(". ")[0]
         raise AugmintError(
-            f"device {device!r} cannot be used ({error}); try --device cpu, see `augmint doctor`"
+            f"device {device!r} cannot be used ({said}); try --device cpu, see `augmint doctor`"
         ) from error
 
 
@@ -228,7 +231,17 @@ def _show(run: Path, dataset: Dataset, device: str, seed: int) -> None:
     orders = [(case, 0) for case in real]
     made = fitted.method.generate(fitted.networks, orders, fitted.facts, seed=seed)
     shown = [grid.to_working(dataset.load(item), shape=grid.window) for item in few]
-    write_samples(run / "sheets" / "samples.png", list(zip(shown, made)), fitted.facts)
+    pairs = list(zip(shown, made))
+    if grid.dims == 2:
+        pairs = [(_as_stored(one), _as_stored(new)) for one, new in pairs]
+    write_samples(run / "sheets" / "samples.png", pairs)
+
+
+def _as_stored(case: Case) -> Case:
+    """A volume of working planes, x first again, as volumes are."""
+    if case.dims == 2 or case.mask is None:
+        return case
+    return replace(case, image=case.image.transpose(1, 2), mask=case.mask.transpose(0, 1))
 
 
 def _real(unlabelled: Path | str | Dataset) -> Dataset:
@@ -287,8 +300,13 @@ def write_run(
 
     config = {
         "schema_version": SCHEMA_VERSION,
+        "command": "fit",
         "method": request["method"],
         "settings": dataclasses.asdict(method),  # type: ignore[call-overload]
+        **{key: request.get(key) for key in ("preset", "steps", "dims", "init", "unlabelled")},
+        "patients": list(prepared.dataset.patients),
+        "patient_regex": prepared.dataset.patient_regex,
+        "label_map": prepared.dataset.label_map,
         "training": dataclasses.asdict(training),
         "facts": prepared.facts.to_json(),
         "data": request["data"],

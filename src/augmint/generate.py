@@ -24,11 +24,13 @@ from augmint.fit import (
     resolve_device,
     versions,
 )
-from augmint.prepare import choose_patients, real_labelled
+from augmint.methods import build_method
+from augmint.prepare import choose_patients, prepare, real_labelled
+from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.quality.agreement import AgreementGate
-from augmint.staging import WORK, output_folder, write_text
-from augmint.synthetic import files_of_cases, finish_dataset, write_real
+from augmint.staging import WORK, output_folder, refuse_existing, write_text
+from augmint.synthetic import check_cases, files_of_cases, finish_dataset, write_real
 
 
 def generate(
@@ -40,21 +42,25 @@ def generate(
     patients: int | Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     shard: tuple[int, int] = (0, 1),
+    preset: str = "quick",
+    dims: int | None = None,
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
     talk: Talk | None = None,
 ) -> Path:
-    """Make a synthetic dataset from a fitted run, without a gate.
+    """Make a synthetic dataset from a fitted run, or by a method without a fit; no gate judges.
 
     Args:
-        run: A folder made by `fit`.
+        run: A folder made by `fit`, or the name of a method that needs no fit.
         data: The labelled dataset whose masks are used.
         out: The dataset to make: the real cases and the synthetic ones.
         copies: Synthetic cases for each real one.
         patients: How many patients to draw, or which; all by default.
         settings: Fields of the method that need no new fit.
         shard: (i, n) makes the i-th of n parts of the cases, for n machines.
+        preset: Size of the working grid, for a method without a fit; a run has its own.
+        dims: 2 or 3, likewise.
         seed: Seeds everything.
         device: `auto`, `cpu`, `cuda`, ...
         resume: Continue an unfinished dataset.
@@ -69,7 +75,9 @@ def generate(
         raise AugmintError(f"shard (i, n) needs 0 <= i < n; got {tuple(shard)}")
     dataset = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
     dataset = choose_patients(dataset, patients, seed)
-    fitted = load_run(run, settings=settings, device=device)
+    fitted = fitted_or_ready(
+        run, dataset, settings=settings, preset=preset, dims=dims, device=device, talk=talk
+    )
     check_labels(fitted, dataset)
     dataset = numbered_like(dataset, fitted.facts.labels)
     part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
@@ -79,11 +87,13 @@ def generate(
         )
     where = resolve_device(device)
     request = dict(
-        command="generate", run=str(Path(run).resolve()), data=str(dataset.root.resolve()),
+        command="generate", run=run_name(run), data=str(dataset.root.resolve()),
         copies=copies,
         patients=list(dataset.patients), settings=dict(settings or {}), shard=list(shard),
-        seed=seed,
+        preset=preset, dims=dims, seed=seed,
     )  # fmt: skip
+    refuse_existing(Path(out))
+    check_cases(part, talk)
     with output_folder(Path(out), request, resume=resume) as folder:
         write_real(part, folder, talk)
         cost = synthesise(
@@ -107,6 +117,46 @@ def generate(
         finish_dataset(part, folder, facts, held_back=(), folds=(), facts_grid=fitted.facts)
     talk.say(f"wrote {len(part) * copies} synthetic cases to {out}; look at {out}/report.html")
     return Path(out)
+
+
+def is_method(run: Path | str) -> bool:
+    """Whether this names a method rather than a run folder; a folder of that name comes first."""
+    from augmint.methods import METHODS
+
+    return not Path(run).exists() and (str(run) in METHODS or ":" in str(run))
+
+
+def run_name(run: Path | str) -> str:
+    """How a request names its run or method."""
+    return str(run) if is_method(run) else str(Path(run).resolve())
+
+
+def fitted_or_ready(
+    run: Path | str,
+    dataset: Dataset,
+    *,
+    settings: Mapping[str, Any] | None,
+    preset: str,
+    dims: int | None,
+    device: str,
+    talk: Talk,
+) -> FittedRun:
+    """A run folder loaded, or a method that needs no fit with the facts of the dataset.
+
+    Raises:
+        AugmintError: if the method does need a fit, or there is no such run.
+    """
+    if not is_method(run):
+        return load_run(run, settings=settings, device=device)
+    name = str(run)
+    method = build_method(name, settings)
+    facts = prepare(dataset, preset_named(preset), dims=dims, talk=talk).facts
+    if method.networks(facts):
+        raise AugmintError(
+            f"{name} needs a fit; first `augmint fit DATA --method {name} -o RUN`, then "
+            "`augmint generate RUN DATA -o OUT`"
+        )
+    return FittedRun(Path(name), method, name, facts, {}, {}, ())
 
 
 def signature(fitted: FittedRun, device: torch.device) -> dict[str, Any]:
@@ -133,12 +183,21 @@ def check_labels(fitted: FittedRun, dataset: Dataset) -> None:
     """Labels are matched by name; `numbered_like` evens out their numbers.
 
     Raises:
-        AugmintError: if the dataset lacks a label of the run or has others.
+        AugmintError: if the dataset lacks a label of the run or has others, or if its masks show
+            a label that nobody annotated in the data of the run.
     """
     if set(fitted.facts.labels) != set(dataset.labels):
         raise AugmintError(
             f"{dataset.name} has the labels {dict(dataset.labels)}, the run was fitted on "
             f"{dict(fitted.facts.labels)}; use a label map, or fit on this dataset"
+        )
+    taught = set(fitted.facts.annotated)
+    foreign = [n for n, i in dataset.labels.items() if i in dataset.annotated and n not in taught]
+    if foreign:
+        raise AugmintError(
+            f"{dataset.name} has {', '.join(foreign)} annotated, but the run never learned what "
+            "that looks like: it was fitted on data where nobody annotated it; drop or merge such "
+            "labels with a label map, for the fit too, or fit on this dataset"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,11 +58,21 @@ def read_label_map(pairs: Sequence[str] | None) -> dict[str, str | None] | None:
     return mapping or None
 
 
+def named_patients(text: str | None) -> list[str] | None:
+    """Names of patients, where a number of them has no meaning."""
+    patients = read_patients(text)
+    if isinstance(patients, int):
+        raise AugmintError("--patients names patients here, it does not count them; write p1,p2")
+    return patients
+
+
 def read_patients(text: str | None) -> int | list[str] | None:
     """A number of patients, or their names; a trailing comma makes a lone number a name."""
     if text is None:
         return None
     if text.strip().isdecimal():
+        if int(text) < 1:
+            raise AugmintError(f"--patients {text.strip()}: ask for 1 patient or more")
         return int(text)
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -102,8 +113,8 @@ def read_shard(text: str | None) -> tuple[int, int]:
 def load_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make the values of a YAML file the defaults of this command's options.
 
-    A run's config.yaml gives its method, settings, data, seed and, where its run.json stands
-    beside it, preset and steps.
+    A run's config.yaml gives all that its command was asked for, so that the same command makes
+    it again. Another command takes of it what it has, too, but not who trained and validated.
 
     Raises:
         AugmintError: if the file is unreadable or names no option of this command.
@@ -120,7 +131,14 @@ def load_config(context: typer.Context, path: Path | None) -> Path | None:
         raise AugmintError(f"--config {path}: must map option names to values")
     names = {p.name for p in context.command.params} - {"config", "help"}
     if "facts" in values and "settings" in values:
-        values = {k: v for k, v in _of_run(path, values).items() if k in names}
+        values = _of_fit(path, values)
+    elif "segmenter" in values and "request" in values:
+        values = _of_segmenter(path, values, names)
+    if command := values.get("command") if "schema_version" in values else None:
+        choice = names if command == context.info_name else names - _ROLES
+        if (command == "segment") != (context.info_name == "segment"):
+            choice -= {"method", "settings", "steps"}
+        values = {k: v for k, v in values.items() if k in choice}
     defaults: dict[str, Any] = {}
     for key, value in values.items():
         name = _PYTHON_NAMES.get(str(key), str(key).replace("-", "_"))
@@ -146,15 +164,33 @@ def _flag(name: str) -> str:
     return spoken.get(name, name.replace("_", "-"))
 
 
-def _of_run(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
-    import json
+_ROLES = {"patients", "validation", "fold", "synthetic", "init", "unlabelled"}
 
-    taken = {k: values.get(k) for k in ("method", "settings", "data", "seed")}
-    beside = path.parent / "run.json"
-    if beside.is_file():
-        request = json.loads(beside.read_text(encoding="utf-8")).get("request", {})
-        taken.update({k: request.get(k) for k in ("preset", "steps")})
-    return taken
+
+def _of_fit(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in the config.yaml of a run of `augmint fit`."""
+    if "command" not in values:
+        raise AugmintError(
+            f"--config {path}: was written by an earlier augmint and does not say which patients "
+            "were fitted on; give the options by hand, or fit again"
+        )
+    return {k: v for k, v in values.items() if k not in ("training", "facts")}
+
+
+def _of_segmenter(path: Path, values: Mapping[str, Any], names: AbstractSet[str]) -> dict[str, Any]:
+    """The options in the config.yaml of a run of `augmint segment`.
+
+    What the command has no option of its own for was a setting.
+    """
+    request, asked = values["request"], values.get("options")
+    if not isinstance(request, Mapping) or not isinstance(asked, Mapping):
+        raise AugmintError(
+            f"--config {path}: was written by an earlier augmint and does not say how its patients "
+            "were chosen; give the options by hand, or train again"
+        )
+    plain = {k: v for k, v in request.items() if k not in ("labels", "patients", "validation")}
+    settings = {k: v for k, v in plain.items() if k not in names and k != "command"}
+    return {"schema_version": values["schema_version"], **plain, **asked, "settings": settings}
 
 
 def _mapping(value: Any, path: Path, key: str) -> dict[str, Any]:
@@ -170,7 +206,9 @@ def _as_text(name: str, value: Any) -> Any:
     if name == "label_map" and isinstance(value, Mapping):
         return [f"{old}={new or ''}" for old, new in value.items()]
     if isinstance(value, list) and name != "label_map":
-        return ",".join(map(str, value))
+        # The comma keeps a lone patient such as 12 from being read as a number of patients.
+        end = "," if name == "patients" and len(value) == 1 else ""
+        return ",".join(map(str, value)) + end
     return value if isinstance(value, (bool, list)) else str(value)
 
 

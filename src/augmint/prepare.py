@@ -12,7 +12,7 @@ from augmint.data.dataset import Dataset
 from augmint.data.pool import Pool, build_pool
 from augmint.data.splits import draw_patients
 from augmint.errors import AugmintError
-from augmint.imaging.working import WorkingGrid
+from augmint.imaging.working import WorkingGrid, working_plane
 from augmint.methods.protocol import DatasetFacts
 from augmint.presets import Preset
 from augmint.progress import Talk
@@ -102,7 +102,7 @@ def choose_canvas(grids: Sequence[Grid], preset: Preset, dims: int | None = None
             "a 3-D network needs volumes and this dataset has 2-D frames; use dims 2"
         )
     longest = preset.longest if dims == 2 else preset.longest_3d
-    worked = [g.plane() if dims == 2 else g for g in grids]
+    worked = [working_plane(g) if dims == 2 else g for g in grids]
     if known:
         extent = max(n * s for g in worked for n, s in zip(g.shape, g.spacing))
         finest = float(np.median([min(g.spacing) for g in worked]))

@@ -129,10 +129,10 @@ def write_sheets(
     picked = [names[i] for i in _spread(len(names), sources)]
     copies = min(copies, max((len(v) for v in by_source.values()), default=0))
     cases = {i.case_id: i for i in whole.items}
-    places = _places(facts)
     tiles, labels = [], []
     for source in picked:
         real = whole.load(cases[source])
+        places = _places(real.dims == 3)
         new = [whole.load(cases[r["case"]]) for r in by_source[source][:copies]]
         for title, where in places:
             line: list[np.ndarray | None] = []
@@ -154,9 +154,9 @@ def write_sheets(
     return written
 
 
-def write_samples(path: Path, pairs: Sequence[tuple[Case, Case]], facts: DatasetFacts) -> None:
+def write_samples(path: Path, pairs: Sequence[tuple[Case, Case]]) -> None:
     """A sheet of real cases and the synthetic ones made from them, on the working window."""
-    places = _places(facts)
+    places = _places(any(real.dims == 3 for real, _ in pairs))
     rows, names = [], []
     for real, new in pairs:
         for title, where in places:
@@ -188,8 +188,8 @@ def _rejected_sheet(
     sheet(path, tiles, columns=columns, names=labels)
 
 
-def _places(facts: DatasetFacts) -> list[tuple[str, float]]:
-    if facts.grid.dims == 2 and facts.grid.spacing_mm is None and facts.modality != "MR":
+def _places(volumes: bool) -> list[tuple[str, float]]:
+    if not volumes:
         return [("", 0.5)]
     return [("near the first slice", 0.12), ("middle", 0.5), ("near the last slice", 0.88)]
 
@@ -286,10 +286,17 @@ def _agreement_table(
         )
     if not lines:
         return "<p class=note>No gate judged these cases.</p>"
+    warnings = "".join(
+        f"<p><b>Warning: {f'fold {k + 1}: ' if len(gates) > 1 else ''}{html.escape(text)}.</b></p>"
+        for k, gate in enumerate(gates)
+        for text in gate.get("warnings", [])
+    )
     return (
-        "<h2>Agreement</h2><p class=note>Dice between the mask and what the gate's segmenters find "
-        "in the image: all synthetic pairs before gating, beside real pairs of patients that the "
-        "predicting segmenter had not seen.</p><table><tr><th>label<th>synthetic<th>deviation"
+        f"<h2>Agreement</h2>{warnings}"
+        "<p class=note>Dice between the mask and what the gate's segmenter finds in the image, 0 "
+        "where only one of them has the label: all synthetic pairs before gating, beside real "
+        "pairs. Each is predicted by a segmenter that had not seen its patient, if the training "
+        "patients are two or more.</p><table><tr><th>label<th>synthetic<th>deviation"
         "<th>real, out of fold<th>least accepted</tr>" + "".join(lines) + "</table>"
     )
 

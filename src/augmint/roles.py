@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from augmint.data.dataset import Dataset
+from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.layout import read_json
 from augmint.data.splits import (
     check_leak,
@@ -76,6 +76,7 @@ def assign_roles(
     fold: int | None,
     validation: int | float | None,
     seed: int,
+    unfiltered: bool = False,
 ) -> Roles:
     """Split real cases by patient, choose synthetic ones, and rule out every leak.
 
@@ -97,7 +98,7 @@ def assign_roles(
     elsewhere: tuple[str, ...] = ()
     if source is not None:
         follow = set(train) if synthetic is None and patients is not None else None
-        made, seen = _synthetic(source, run, fold, follow, [*held, *held_here])
+        made, seen = _synthetic(source, run, fold, follow, [*held, *held_here], unfiltered)
         if (run.get("request") or {}).get("command") != "augment":
             elsewhere = tuple(sorted(patients_seen(run, fold)))
         if dict(made.labels) != dict(real.labels):
@@ -212,13 +213,21 @@ def _synthetic(
     fold: int | None,
     follow: set[str] | None,
     held: Sequence[str],
+    unfiltered: bool,
 ) -> tuple[Dataset, tuple[str, ...]]:
-    """The accepted synthetic cases, proven to owe nothing to the held patients."""
+    """The accepted synthetic cases, proven to owe nothing to the held patients.
+
+    `unfiltered` takes the rejected ones, too.
+    """
     from augmint.synthetic import load_rows
 
+    rejected = source.root / "rejected"
+    every = source.items
+    if unfiltered and (rejected / "imagesTr").is_dir() and any((rejected / "imagesTr").iterdir()):
+        every = (*every, *open_dataset(rejected).items)
     items = tuple(
         i
-        for i in source.items
+        for i in every
         if i.synthetic
         and i.provenance is not None
         and i.provenance.fold == fold
@@ -230,7 +239,7 @@ def _synthetic(
             "look at rejected/, or train on the real dataset alone"
         )
     chosen = {i.case_id for i in items}
-    rows = [r for r in load_rows(source.root) if r["case"] in chosen]
+    rows = [{**r, "accepted": "1"} for r in load_rows(source.root) if r["case"] in chosen]
     check_synthetic(rows, run, held)
     # Masks of these cases were warped from those of their patients, whoever fitted the generator.
     seen = patients_seen(run, fold) | {i.patient_id for i in items}

@@ -43,6 +43,7 @@ def segment(
     steps: int | None = None,
     augmentation: str = "strong",
     synthetic_probability: float = 0.5,
+    unfiltered: bool = False,
     settings: Mapping[str, Any] | None = None,
     dims: int | None = None,
     seed: int = 0,
@@ -68,8 +69,10 @@ def segment(
         network: A key of `SEGMENTERS`.
         width: Channels of the first level, instead of the preset's.
         steps: Optimiser steps, instead of the preset's.
-        augmentation: `none`, `weak`, `strong`, or `oriented` (strong, never mirrored).
+        augmentation: A key of `AUGMENTATIONS`: `none`, `weak`, `strong`, `oriented` (strong, never
+            mirrored), or a single step such as `gamma`.
         synthetic_probability: Chance of each sample to be synthetic, where there are any.
+        unfiltered: Let rejected synthetic cases join, too: to learn what the gate is worth.
         settings: Fields of `SegmenterConfig`; they stand over the arguments above.
         dims: 2 or 3, instead of what the data suggest.
         seed: Seeds everything.
@@ -87,8 +90,9 @@ def segment(
     real = data if isinstance(data, Dataset) else open_dataset(data)
     extra = open_dataset(synthetic) if isinstance(synthetic, (str, Path)) else synthetic
     roles = assign_roles(
-        real, extra, patients=patients, fold=fold, validation=validation, seed=seed
-    )
+        real, extra, patients=patients, fold=fold, validation=validation, seed=seed,
+        unfiltered=unfiltered,
+    )  # fmt: skip
     sizes = preset_named(preset)
     chosen = {
         "network": network, "width": width, "steps": steps, "augmentation": augmentation,
@@ -99,7 +103,8 @@ def segment(
         command="segment", data=str(real.root.resolve()),
         synthetic=extra and str(extra.root.resolve()),
         patients=list(roles.real.patients), validation=list(roles.validation_patients), fold=fold,
-        preset=preset, dims=dims, labels=dict(real.labels), **{"seed": seed, **chosen},
+        unfiltered=unfiltered, preset=preset, dims=dims, labels=dict(real.labels),
+        **{"seed": seed, **chosen},
     )  # fmt: skip
     where = resolve_device(device)
     talk.say(f"{roles.in_words()}; device {where}")
@@ -130,7 +135,15 @@ def segment(
             "annotated": list(prepared.facts.annotated),
             "grid": grid.to_json(),
         }
-        _write_config(run, {**facts, "request": request, "segmenter": asdict(config)})
+        options = {
+            "patients": patients if patients is None or isinstance(patients, int)
+            else list(patients),
+            "validation": validation, "patient_regex": real.patient_regex,
+            "label_map": real.label_map,
+        }  # fmt: skip
+        _write_config(
+            run, {**facts, "request": request, "segmenter": asdict(config), "options": options}
+        )
         write_json(
             run / "run.json",
             {
@@ -250,12 +263,18 @@ def load_segmenter_run(run: Path | str, device: torch.device | str = "cpu") -> S
     folder = Path(run)
     try:
         facts = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        if "generator_patients" in facts:
+            raise AugmintError(
+                f"{folder} is a run of `augmint fit`, which segments nothing; give a folder made "
+                "by `augmint segment`"
+            )
         spent = frozenset(facts["train_patients"]) | frozenset(facts["seen_patients"])
         grid = WorkingGrid.from_json(facts["grid"])
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
         hint = " (it is unfinished: go on with --continue)" if folder.suffix == ".partial" else ""
+        why = "its run.json lacks " if isinstance(error, KeyError) else ""
         raise AugmintError(
-            f"{folder} is no trained segmenter{hint}: {error!r}; give a folder made by "
+            f"{folder} is no trained segmenter{hint}: {why}{error}; give a folder made by "
             "`augmint segment`"
         ) from error
     return SegmenterRun(

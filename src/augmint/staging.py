@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import json
 import os
 import shutil
@@ -14,6 +15,10 @@ from typing import Any
 from augmint.errors import AugmintError
 
 WORK = ".work"
+UNWRITABLE = (
+    errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EEXIST,
+    errno.EISDIR, errno.ENAMETOOLONG,
+)  # fmt: skip
 
 
 @contextmanager
@@ -32,9 +37,8 @@ def output_folder(out: Path, request: Mapping[str, Any], *, resume: bool = False
         AugmintError: if OUT exists, if unfinished work is there but `resume` was not asked for, if
             the unfinished work was asked for differently, or if the disk is full.
     """
+    refuse_existing(out)
     partial = out.with_name(out.name + ".partial")
-    if out.exists():
-        raise AugmintError(f"{out} exists and is never overwritten; name another folder or move it")
     note = partial / "request.json"
     asked = json.loads(json.dumps(dict(request), default=str))
     if partial.exists():
@@ -65,15 +69,27 @@ def output_folder(out: Path, request: Mapping[str, Any], *, resume: bool = False
                 "all finished work is kept"
             ) from error
         # Nothing was finished yet: there is nothing to go on with.
-        if not resume and [p.name for p in partial.iterdir()] == [note.name]:
-            shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and number in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise AugmintError(f"{error.filename or partial} cannot be written: {error}") from error
+        with suppress(OSError):
+            if not resume and [p.name for p in partial.iterdir()] == [note.name]:
+                shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and number in UNWRITABLE:
+            raise AugmintError(
+                f"{error.filename or partial} cannot be written: {os.strerror(number)}; name a "
+                "folder that you may write to"
+            ) from error
         raise
     # OUT is complete; what cannot be swept from it harms nobody.
     with suppress(OSError):
         (out / note.name).unlink(missing_ok=True)
     shutil.rmtree(out / WORK, ignore_errors=True)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise an AugmintError unless `out` names a folder that is still to be made."""
+    if not out.name:
+        raise AugmintError(f"{str(out)!r} is no name for a folder to make; name one")
+    if out.exists():
+        raise AugmintError(f"{out} exists and is never overwritten; name another folder or move it")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,8 +101,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a file's bytes as one rename; an existing complete copy is kept."""
-    if target.exists():
+    """Copy a file's bytes as one rename; an existing copy is kept if the bytes are the same.
+
+    Work that goes on after a kill may find a copy of a file that was mended since.
+    """
+    if target.exists() and filecmp.cmp(source, target, shallow=False):
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(target.name + ".writing")

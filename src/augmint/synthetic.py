@@ -26,6 +26,18 @@ JUDGED = ("validity", "similarity", "accepted", "reason")
 KEPT = (*NIFTI, ".png", ".mha", *TIFF)
 
 
+def check_cases(dataset: Dataset, talk: Talk) -> None:
+    """Read every case once, so that a faulty file is found before anything is written.
+
+    Raises:
+        AugmintError: of the first case that cannot be used.
+    """
+    with talk.bar("checking cases", len(dataset)) as update:
+        for number, item in enumerate(dataset.items):
+            dataset.load(item)
+            update(number + 1, "")
+
+
 def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:
     """Copy the real cases, byte for byte where nnU-Net can read them as they are."""
     as_is = keeps_files(dataset)

@@ -82,6 +82,11 @@ def _shallow(dataset: Dataset) -> Iterator[str]:
             f"{len(several)} patient(s) appear in more than one domain, such as {several[0]} in "
             f"{names}: leaving a domain out must also split these patients"
         )
+    if count := dataset.left_out.get("validation"):
+        yield (
+            f"the {count} case(s) of its validation list are not used: augmint reads the training "
+            "list and draws who validates from it (`augment --hold-back`, `segment --validation`)"
+        )
     if len(dataset.patients) < 2:
         yield "fewer than 2 patients: nothing can be held back to measure on"
 

@@ -13,7 +13,7 @@ import torch
 
 from augmint.case import Case, Grid, Provenance
 from augmint.data.bids import list_bids
-from augmint.data.datalist import list_datalist
+from augmint.data.datalist import check_splits, list_datalist
 from augmint.data.folders import find_folders, has_suffixed_masks, list_folders
 from augmint.data.images import read_image, read_mask
 from augmint.data.labels import LabelTable, build_table
@@ -73,6 +73,9 @@ class Dataset:
         patient_rule: Which rule gave the patients, in words for the user.
         licence: As the dataset states it; may be empty.
         table: Stored mask values -> class indices.
+        patient_regex: As it was opened with.
+        label_map: As it was opened with.
+        left_out: Names of the splits that were not opened, and how many cases they list.
     """
 
     root: Path
@@ -88,6 +91,9 @@ class Dataset:
     patient_rule: str
     licence: str
     table: LabelTable = field(repr=False)
+    patient_regex: str | None = None
+    label_map: Mapping[str, str | None] | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -151,7 +157,11 @@ class Dataset:
             key = "domain" if kind == "domain" else f"{kind}_id"
             unknown = sorted(set(names) - {getattr(item, key) for item in self.items})
             if unknown:
-                raise AugmintError(f"{self.name}: no {kind} named {listed(unknown)}")
+                known = sorted({getattr(item, key) for item in self.items} - {""})
+                raise AugmintError(
+                    f"{self.name}: no {kind} named {listed(unknown)}; choose from "
+                    f"{listed(known, 10) or 'none: it names no ' + kind}"
+                )
             chosen = set(names)
             keep = [item for item in keep if getattr(item, key) in chosen]
         if not keep:
@@ -211,6 +221,7 @@ def open_dataset(
             "datalist by a `case` of its own"
         )
     origins, rule = find_origins(listing, patient_regex)
+    check_splits(listing, {k: o.patient_id for k, o in origins.items()}, patient_regex)
     strict = listing.layout == "nnunet"
     try:
         table = build_table(listing.labels, listing.annotated, label_map, strict=strict)
@@ -245,6 +256,9 @@ def open_dataset(
         patient_rule=rule,
         licence=listing.licence,
         table=table,
+        patient_regex=patient_regex,
+        label_map=label_map,
+        left_out={name: len(found) for name, found in listing.other_splits.items()},
     )
 
 
@@ -260,7 +274,7 @@ def list_cases(path: Path, split: str = "train") -> Listing:
             return list_datalist(path, content, "datalist", split)
         path = path.parent
     if not path.is_dir():
-        raise AugmintError(f"{path}: no such folder or JSON file")
+        raise AugmintError(f"{path}: no such folder or JSON file; check the path's spelling")
     description, datalist = path / "dataset.json", path / "datalist.json"
     if description.is_file():
         content = read_json(description)

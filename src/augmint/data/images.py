@@ -241,8 +241,18 @@ def _read_nifti(path: Path) -> Stored:
     if array.ndim not in (2, 3, 4):
         raise AugmintError(f"{path}: shape {array.shape} is neither a plane, a volume nor channels")
     affine = _fit_affine(image.affine, array.ndim)  # type: ignore[attr-defined]
+    if array.ndim == 2:
+        array, affine = array.T, _turned(affine)
     stacked = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
     return stacked, affine, True
+
+
+def _turned(affine: np.ndarray) -> np.ndarray:
+    """The affine of a plane whose two axes change places.
+
+    NIfTI and MetaImage store x first, pictures rows first; here all planes run rows, columns.
+    """
+    return affine[:, [1, 0, 2]]
 
 
 def _write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
@@ -254,8 +264,10 @@ def _write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
         raise AugmintError(f"{path}: a NIfTI plane holds one channel; write a file for each")
     data = np.moveaxis(array, 0, -1) if array.shape[0] > 1 else array[0]
     affine = np.eye(4)
-    n = grid.dims
-    affine[:n, :n], affine[:n, 3] = grid.affine[:n, :n], grid.affine[:n, n]
+    n, own = grid.dims, grid.affine
+    if n == 2:
+        data, own = data.T, _turned(own)
+    affine[:n, :n], affine[:n, 3] = own[:n, :n], own[:n, n]
     image = nibabel.Nifti1Image(data, affine, dtype=data.dtype)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     nibabel.save(image, path)  # type: ignore[attr-defined]
@@ -276,6 +288,8 @@ def _read_meta(path: Path) -> Stored:
     affine[:dims, :dims] = direction * np.asarray(image.GetSpacing())
     affine[:dims, dims] = image.GetOrigin()
     affine[:2] *= -1  # LPS to RAS
+    if dims == 2:
+        stored, affine = stored.swapaxes(1, 2), _turned(affine)
     return stored, affine + 0.0, True  # + 0.0 turns -0.0 into 0.0
 
 
@@ -283,11 +297,12 @@ def _write_meta(path: Path, array: np.ndarray, grid: Grid) -> None:
     import SimpleITK as sitk  # noqa: N813
 
     n = grid.dims
-    reversed_axes = np.transpose(array, (0, *range(n, 0, -1)))
+    # A plane runs rows, columns already.
+    reversed_axes = array if n == 2 else np.transpose(array, (0, *range(n, 0, -1)))
     several = array.shape[0] > 1
     data = np.moveaxis(reversed_axes, 0, -1) if several else reversed_axes[0]
     image = sitk.GetImageFromArray(np.ascontiguousarray(data), isVector=several)
-    affine = np.array(grid.affine, dtype=np.float64)
+    affine = np.array(grid.affine if n == 3 else _turned(grid.affine), dtype=np.float64)
     affine[:2] *= -1  # RAS to LPS
     spacing = np.linalg.norm(affine[:n, :n], axis=0)
     image.SetSpacing([float(s) for s in spacing])

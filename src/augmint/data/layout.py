@@ -45,6 +45,7 @@ class Listing:
         spacing_known: False where the dataset disowns the spacing of its files.
         file_ending: The images' file name ending.
         licence: The licence of the data, as it states it.
+        other_splits: Split name -> the cases of a split that was not asked for.
     """
 
     root: Path
@@ -57,6 +58,7 @@ class Listing:
     spacing_known: bool | None = None
     file_ending: str = ""
     licence: str = ""
+    other_splits: Mapping[str, tuple[Found, ...]] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> Any:

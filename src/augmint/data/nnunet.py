@@ -40,7 +40,9 @@ def list_nnunet(root: Path, description: Mapping[str, Any], split: str = "train"
     ending = str(description["file_ending"])
     images_folder, labels_folder = FOLDERS[split]
     if not (root / images_folder).is_dir():
-        raise AugmintError(f"{root / images_folder}: no such folder")
+        raise AugmintError(
+            f"{root / images_folder}: no such folder; nnU-Net keeps the images of this split there"
+        )
     channels = _channel_files(root / images_folder, ending)
     if not channels:
         raise AugmintError(f"{root / images_folder}: no file named CASE_0000{ending}")

@@ -140,9 +140,10 @@ def fit_network(
     first, micro = 0, config.micro_batch or math.ceil(config.batch_size / world)
     if state is not None and folder_exists(state):
         first = _restore(state, network, optimizer, average)
-        if metrics is not None and rank == 0:
-            forget_steps(metrics, first, network=name)
         log(f"continuing at step {first} of {config.steps}")
+    if metrics is not None and rank == 0:
+        # A kill before the first save leaves lines, too.
+        forget_steps(metrics, first, network=name)
     saved, smooth = time.monotonic(), float("nan")
     for step in range(first, config.steps):
         for group in optimizer.param_groups:

@@ -1,8 +1,4 @@
-"""Overlap and surface distances of one label in one case, with a stated policy for empties.
-
-A surface is the set of foreground voxels with a face neighbour outside the object (the array's
-border counts as outside). Distances run between voxel centres, in the unit of `spacing`.
-"""
+"""Overlap and surface distances of one label in one case, with a stated policy for empties."""
 
 from __future__ import annotations
 
@@ -13,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from augmint.errors import AugmintError
+from augmint.evaluation.distances import crop, diagonal_of, surface_distances
 
 Status = Literal["ok", "both_empty", "false_positive", "missed"]
 METRICS = ("dice", "precision", "recall", "hd", "hd95", "assd", "surface_dice")
@@ -49,6 +46,12 @@ class LabelScore:
     surface_dice: float | None = None
 
 
+def dice(reference: np.ndarray, prediction: np.ndarray) -> float | None:
+    """2 |A and B| / (|A| + |B|) of two boolean masks; None where both are empty."""
+    total = np.count_nonzero(reference) + np.count_nonzero(prediction)
+    return 2 * np.count_nonzero(reference & prediction) / total if total else None
+
+
 def score_label(
     reference: np.ndarray,
     prediction: np.ndarray,
@@ -72,21 +75,20 @@ def score_label(
         slice_axis: The axis across slices of a volume whose spacing is unknown.
 
     Raises:
-        AugmintError: if the shapes differ or are not 2-D or 3-D.
+        AugmintError: if the shapes differ or are not 2-D or 3-D, if a mask holds anything but 0
+            and 1, or if spacing, tolerance or slice axis make no sense.
     """
-    reference, prediction = np.asarray(reference, bool), np.asarray(prediction, bool)
+    reference, prediction = _as_mask(reference, "reference"), _as_mask(prediction, "prediction")
     if reference.shape != prediction.shape:
         raise AugmintError(
             f"reference {reference.shape} and prediction {prediction.shape} differ in shape; "
             "resample the prediction onto the grid of the reference"
         )
-    if reference.ndim not in (2, 3) or len(spacing) != reference.ndim:
-        raise AugmintError(
-            f"scores need 2 or 3 axes with one spacing each, got shape {reference.shape} "
-            f"and spacing {tuple(spacing)}"
-        )
-    in_reference, in_prediction = int(reference.sum()), int(prediction.sum())
-    diagonal = _diagonal(reference.shape, spacing, slice_axis)
+    _check_measures(reference.shape, spacing, tolerance, slice_axis)
+    diagonal = diagonal_of(reference.shape, spacing, slice_axis)
+    if slice_axis is None:
+        reference, prediction = crop(reference, prediction)
+    in_reference, in_prediction = np.count_nonzero(reference), np.count_nonzero(prediction)
     far = {"hd": diagonal, "hd95": diagonal, "assd": diagonal, "surface_dice": 0.0}
     if not in_reference and not in_prediction:
         return LabelScore("both_empty")
@@ -94,7 +96,7 @@ def score_label(
         return LabelScore("false_positive", dice=0.0, precision=0.0, **far)
     if not in_prediction:
         return LabelScore("missed", dice=0.0, precision=0.0, recall=0.0, **far)
-    both = int((reference & prediction).sum())
+    both = np.count_nonzero(reference & prediction)
     forth, back = surface_distances(reference, prediction, spacing=spacing, slice_axis=slice_axis)
     pooled = np.concatenate([forth, back])
     return LabelScore(
@@ -110,86 +112,34 @@ def score_label(
     )
 
 
-def surface_distances(
-    reference: np.ndarray,
-    prediction: np.ndarray,
-    *,
-    spacing: Sequence[float],
-    slice_axis: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Distances of each surface voxel of one object to the surface of the other.
-
-    Args:
-        reference: (*spatial) boolean.
-        prediction: (*spatial) boolean.
-        spacing: Voxel size per axis.
-        slice_axis: As in `score_label`.
-
-    Returns:
-        From the reference's surface to the prediction's, and back. Where one is empty, the other's
-        distances are the diagonal.
-    """
-    diagonal = _diagonal(reference.shape, spacing, slice_axis)
-    if slice_axis is None:
-        return _distances(reference, prediction, spacing, diagonal)
-    plane = [s for axis, s in enumerate(spacing) if axis != slice_axis]
-    pairs = [
-        _distances(reference.take(z, slice_axis), prediction.take(z, slice_axis), plane, diagonal)
-        for z in range(reference.shape[slice_axis])
-    ]
-    forth, back = zip(*pairs)
-    return np.concatenate(forth), np.concatenate(back)
+def _as_mask(mask: np.ndarray, what: str) -> np.ndarray:
+    mask = np.asarray(mask)
+    if mask.dtype == bool:
+        return mask
+    binary = mask.astype(bool)
+    if not (mask == binary).all():
+        raise AugmintError(
+            f"{what}: a mask of one label must be boolean or hold 0 and 1, got values such as "
+            f"{mask[mask != binary].flat[0]}; compare it with the label's number first"
+        )
+    return binary
 
 
-def _diagonal(shape: Sequence[int], spacing: Sequence[float], slice_axis: int | None) -> float:
-    sides = [n * s for axis, (n, s) in enumerate(zip(shape, spacing)) if axis != slice_axis]
-    return float(np.linalg.norm(sides))
-
-
-def _distances(
-    reference: np.ndarray, prediction: np.ndarray, spacing: Sequence[float], diagonal: float
-) -> tuple[np.ndarray, np.ndarray]:
-    reference, prediction = _crop(reference, prediction)
-    edge_r, edge_p = _surface(reference), _surface(prediction)
-    return (
-        _to_surface(edge_r, edge_p, spacing, diagonal),
-        _to_surface(edge_p, edge_r, spacing, diagonal),
-    )
-
-
-def _crop(reference: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both within the bounding box of their union: no surface changes, most voxels go."""
-    union = reference | prediction
-    window = []
-    for axis in range(union.ndim):
-        others = tuple(a for a in range(union.ndim) if a != axis)
-        hits = np.flatnonzero(union.any(axis=others))
-        window.append(slice(hits[0], hits[-1] + 1) if len(hits) else slice(0, 0))
-    return reference[tuple(window)], prediction[tuple(window)]
-
-
-def _surface(mask: np.ndarray) -> np.ndarray:
-    """Foreground voxels with a face neighbour outside; what lies beyond the array is outside."""
-    inside = mask.copy()
-    for axis in range(mask.ndim):
-        line, kept = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
-        kept[1:] &= line[:-1]
-        kept[:-1] &= line[1:]
-        kept[:1] = False
-        kept[-1:] = False
-    return mask & ~inside
-
-
-def _to_surface(
-    start: np.ndarray, end: np.ndarray, spacing: Sequence[float], diagonal: float
-) -> np.ndarray:
-    if not end.any():
-        return np.full(int(start.sum()), diagonal)
-    if not start.any():
-        return np.empty(0)
-    # A tree over surface points costs what the surfaces cost; a distance transform costs what the
-    # bounding box costs, which one stray speck blows up to the whole volume.
-    from scipy.spatial import KDTree
-
-    step = np.asarray(spacing, float)
-    return KDTree(np.argwhere(end) * step).query(np.argwhere(start) * step)[0]
+def _check_measures(
+    shape: Sequence[int], spacing: Sequence[float], tolerance: float, slice_axis: int | None
+) -> None:
+    dims = len(shape)
+    if dims not in (2, 3) or len(spacing) != dims:
+        raise AugmintError(
+            f"scores need 2 or 3 axes with one spacing each, got shape {tuple(shape)} "
+            f"and spacing {tuple(spacing)}"
+        )
+    if not all(np.isfinite(s) and s > 0 for s in spacing):
+        raise AugmintError(f"spacing must be positive, got {tuple(spacing)}; correct the header")
+    if not (np.isfinite(tolerance) and tolerance >= 0):
+        raise AugmintError(f"the tolerance of the surface Dice must be 0 or more, got {tolerance}")
+    if slice_axis is not None and (dims != 3 or slice_axis not in range(3)):
+        raise AugmintError(
+            f"slice axis {slice_axis} of shape {tuple(shape)}: slices need a volume and one of its "
+            "axes, 0, 1 or 2"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from augmint.case import Case, Grid
+from augmint.case import Grid
 from augmint.errors import AugmintError
 from augmint.evaluation.metrics import METRICS, POLICY, Status, score_label
+from augmint.staging import write_text
 
+SCHEMA_VERSION = 1
 COLUMNS = ("case", "patient", "label", *METRICS, "unit", "status")
 
 
@@ -95,7 +98,8 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        return asdict(self)
+        labels = [{**asdict(one), "failures": one.failures} for one in self.labels]
+        return {"labels": labels, "policy": self.policy}
 
 
 def score_case(
@@ -150,59 +154,43 @@ def score_case(
     return rows
 
 
-def score_folder(
-    predictions: Path,
-    references: Iterable[Case],
-    labels: Mapping[str, int],
-    *,
-    read: Callable[[Path], tuple[np.ndarray, Grid]],
-    file_ending: str,
-    tolerance: float = 2.0,
+def kept_rows(
+    done: Path, score: Callable[[], Sequence[ScoreRow]], *, sources: Sequence[Path] = ()
 ) -> list[ScoreRow]:
-    """Scores the files `CASE` + `file_ending` of a folder against labelled cases.
+    """The rows of a case that an earlier, interrupted scoring left, or fresh ones, left there.
 
     Args:
-        predictions: Folder with one mask per case.
-        references: Cases with masks, on their native grids; unlabelled ones are an error.
-        labels: Name to class.
-        read: Reads one mask file: class indices (*spatial) and the grid.
-        file_ending: With its dot, for example `.nii.gz`.
-        tolerance: Of the surface Dice.
-
-    Raises:
-        AugmintError: for a missing prediction, an unlabelled case, or a prediction on another grid.
+        done: The JSON file of the case.
+        score: Makes the rows.
+        sources: Files that the rows come from; rows older than one of them are made afresh.
     """
-    rows: list[ScoreRow] = []
-    for case in references:
-        if case.mask is None:
-            raise AugmintError(
-                f"case {case.case_id!r} has no reference mask; leave it out of the scoring"
-            )
-        path = predictions / f"{case.case_id}{file_ending}"
-        if not path.is_file():
-            raise AugmintError(
-                f"case {case.case_id!r} has no prediction: {path} does not exist; "
-                "predict every case of the dataset before scoring"
-            )
-        mask, grid = read(path)
-        known = case.grid.spacing_known and grid.spacing_known
-        if known and not grid.same_as(case.grid):
-            raise AugmintError(
-                f"case {case.case_id!r}: prediction {path} has grid {grid.shape} with spacing "
-                f"{grid.spacing}, its reference {case.grid.shape} with {case.grid.spacing} or "
-                "another position; write predictions on the grid of the reference"
-            )
-        rows += score_case(
-            case.mask,
-            mask,
-            labels,
-            case.grid,
-            case.case_id,
-            case.patient_id,
-            case.annotated,
-            tolerance=tolerance,
-        )
-    return rows
+    fresh = done.exists() and all(p.stat().st_mtime < done.stat().st_mtime for p in sources)
+    if not fresh:
+        write_text(done, json.dumps([asdict(row) for row in score()]))
+    return [ScoreRow(**row) for row in json.loads(done.read_text(encoding="utf-8"))]
+
+
+def write_evaluation(
+    folder: Path, rows: Sequence[ScoreRow], facts: Mapping[str, Any], versions: Mapping[str, str]
+) -> Summary:
+    """Writes what every command that scores leaves: scores.csv, patients.csv, summary.json.
+
+    Args:
+        folder: Where to.
+        rows: Of all cases.
+        facts: What summary.json says first: the request, the dataset.
+        versions: What it says last.
+    """
+    summary = summarise(rows)
+    write_scores(rows, folder / "scores.csv")
+    write_patients(rows, folder / "patients.csv")
+    means = {metric: summary.mean(metric) for metric in METRICS}
+    content = {
+        "schema_version": SCHEMA_VERSION, **facts, **summary.to_dict(), "mean": means,
+        "versions": dict(versions),
+    }  # fmt: skip
+    write_text(folder / "summary.json", json.dumps(content, indent=1, default=str))
+    return summary
 
 
 def write_scores(rows: Iterable[ScoreRow], path: Path) -> None:
@@ -213,6 +201,21 @@ def write_scores(rows: Iterable[ScoreRow], path: Path) -> None:
         for row in rows:
             cells = asdict(row)
             writer.writerow({column: _cell(cells[column]) for column in COLUMNS})
+
+
+def write_patients(rows: Sequence[ScoreRow], path: Path) -> None:
+    """Writes `patients.csv`: means of each patient and label over its cases that count."""
+    groups: dict[tuple[str, str], list[ScoreRow]] = defaultdict(list)
+    for row in rows:
+        groups[row.patient, row.label].append(row)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["patient", "label", "cases", *METRICS, "unit", "failures"])
+        for (patient, label), group in sorted(groups.items()):
+            one = _summarise(label, group)
+            cells = [_cell(one.means[metric]) for metric in METRICS]
+            counted = one.cases - one.both_empty
+            writer.writerow([patient, label, counted, *cells, one.unit, one.failures])
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
@@ -241,6 +244,21 @@ def summarise(rows: Sequence[ScoreRow]) -> Summary:
     for row in rows:
         by_label[row.label].append(row)
     return Summary(tuple(_summarise(name, group) for name, group in by_label.items()), POLICY)
+
+
+def in_words(summary: Summary) -> str:
+    """The table of a summary, with the policy that its figures follow."""
+    shown = ("dice", "hd95", "assd", "surface_dice")
+    lines = [f"{'label':<16}{'patients':>9}" + "".join(f"{m:>14}" for m in shown) + "  failures"]
+    for one in summary.labels:
+        cells = ["-" if (v := one.means[m]) is None else f"{v:.3f}" for m in shown]
+        figures = "".join(f"{c:>14}" for c in cells)
+        failed = f"{one.failures} of {one.cases - one.both_empty}"
+        lines.append(f"{one.label:<16}{one.patients:>9}{figures}  {failed}")
+    mean = summary.mean("dice")
+    units = " and ".join(sorted({one.unit for one in summary.labels}))
+    lines.append(f"mean Dice {'-' if mean is None else f'{mean:.3f}'}; distances in {units}")
+    return "\n".join([*lines, summary.policy])
 
 
 def _summarise(label: str, rows: Sequence[ScoreRow]) -> LabelSummary:

@@ -53,14 +53,19 @@ class WorkingGrid:
             spacing_mm=None if spacing is None else tuple(spacing),
         )
 
-    def resampled_shape(self, grid: Grid) -> tuple[int, ...]:
-        """The shape of a case's worked axes after resampling, before padding or cropping."""
-        plane = grid.plane() if self.dims == 2 else grid
+    def resampled_shape(self, grid: Grid, case_id: str = "") -> tuple[int, ...]:
+        """The shape of a case's worked axes after resampling, before padding or cropping.
+
+        The case's name is for the message where it cannot be resampled.
+        """
+        plane = working_plane(grid) if self.dims == 2 else grid
         if self.spacing_mm is not None:
             if not grid.spacing_known:
                 raise AugmintError(
-                    "the working grid is in mm but a case has no spacing; declare "
-                    "spacing_known: false in dataset.json, so that sizes are used instead"
+                    f"the working grid is in mm, but {f'case {case_id!r}' if case_id else 'a case'}"
+                    " has no spacing; store its spacing in its file, or work in pixels: declare "
+                    "spacing_known: false in the dataset.json of the cases that were fitted on, "
+                    "and fit again"
                 )
             scales = [s / w for s, w in zip(plane.spacing, self.spacing_mm)]
         else:
@@ -71,14 +76,16 @@ class WorkingGrid:
     def to_working(self, case: Case, *, shape: Sequence[int] | None = None) -> Case:
         """The case on the canvas (or on `shape`, a centred part of it).
 
-        A volume under a 2-D working grid keeps its slices, stacked along the last axis.
+        A volume under a 2-D working grid keeps its slices, turned to rows and columns (see
+        `working_plane`) and stacked along the last axis.
         """
         target = tuple(shape or self.canvas)
         if self.dims == 3 and case.dims == 2:
             raise AugmintError(
                 f"case {case.case_id!r} is a 2-D frame, the network is 3-D; use dims=2"
             )
-        resampled = self.resampled_shape(case.grid)
+        # The name of a slice ends in #z and its number; the user knows the case.
+        resampled = self.resampled_shape(case.grid, case.case_id.partition("#z")[0])
 
         def one(image: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
             small = center(resample_image(image, resampled), target, -1.0)
@@ -89,7 +96,7 @@ class WorkingGrid:
         if self.dims == 3 or case.dims == 2:
             image, mask = one(case.image, case.mask)
             return replace(case, image=image, mask=mask, grid=_index_grid(target))
-        pairs = [one(s.image, s.mask) for s in case.slices()]
+        pairs = [one(s.image.mT, None if s.mask is None else s.mask.mT) for s in case.slices()]
         masks = [m for _, m in pairs if m is not None]
         return replace(
             case,
@@ -100,14 +107,16 @@ class WorkingGrid:
 
     def image_to_native(self, image: Tensor, grid: Grid) -> Tensor:
         """Values (K, *part of the canvas) of one frame, slice or 3-D case to its native grid."""
-        plane = grid.plane() if self.dims == 2 else grid
+        plane = working_plane(grid) if self.dims == 2 else grid
         whole = center(image, self.resampled_shape(grid), -1.0)
-        return resample_image(whole, plane.shape, smooth=True)
+        back = resample_image(whole, plane.shape, smooth=True)
+        return back.mT if self.dims == 2 and grid.dims == 3 else back
 
     def mask_to_native(self, mask: Tensor, grid: Grid) -> Tensor:
         """A mask (*part of the canvas) to the native grid of one frame, slice or 3-D case."""
-        plane = grid.plane() if self.dims == 2 else grid
-        return resample_mask(center(mask, self.resampled_shape(grid), 0), plane.shape)
+        plane = working_plane(grid) if self.dims == 2 else grid
+        back = resample_mask(center(mask, self.resampled_shape(grid), 0), plane.shape)
+        return back.mT if self.dims == 2 and grid.dims == 3 else back
 
     def to_native(self, working: Case, grid: Grid) -> Case:
         """A whole case on (a centred part of) the canvas back to a native grid.
@@ -132,6 +141,19 @@ class WorkingGrid:
             mask=torch.stack(masks, axis) if masks else None,
             grid=grid,
         )
+
+
+def working_plane(grid: Grid) -> Grid:
+    """The grid of the planes that 2-D networks see, rows first, then columns.
+
+    Pictures are stored that way; volumes store x before y. Without the turn a heart would lie
+    one way in a picture and another way in a volume.
+    """
+    if grid.dims == 2:
+        return grid
+    plane = grid.plane()
+    spacing = plane.spacing[::-1]
+    return Grid(plane.shape[::-1], np.diag([*spacing, 1.0]), grid.spacing_known)
 
 
 def _index_grid(shape: Sequence[int]) -> Grid:

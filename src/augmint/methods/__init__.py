@@ -10,9 +10,11 @@ from typing import Any
 from augmint.errors import AugmintError
 from augmint.methods.mask_to_image import MaskToImage
 from augmint.methods.protocol import DatasetFacts, Method, NetworkSpec, Samples
+from augmint.methods.warped_pairs import WarpedPairs
 
 METHODS: dict[str, type] = {
     "mask_to_image": MaskToImage,
+    "warped_pairs": WarpedPairs,
 }
 
 __all__ = ["METHODS", "DatasetFacts", "Method", "NetworkSpec", "Samples", "build_method"]

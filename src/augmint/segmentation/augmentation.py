@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from augmint.errors import AugmintError
-
-Range = tuple[float, float]
-BLACK = -1.0
+from augmint.segmentation import transforms
+from augmint.segmentation.transforms import BLACK, Draw, Range
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,18 @@ class Augmentation:
         scaling: Factor of size, above 1 enlarges the object.
         translation_p: Chance of a shift.
         translation: Largest shift per axis, as a fraction of the image's size.
+        deformation_p: Chance of an elastic deformation.
+        deformation_px: Standard deviation of its displacement, of points 16 pixels apart.
+        sharpness_p: Chance of unsharp masking.
+        sharpness: Its strength.
         noise_p: Chance of Gaussian noise.
         noise_variance: Variance of the noise, where the image's own variance is 1.
         blur_p: Chance of a Gaussian blur.
         blur_sigma_px: Its standard deviation.
         brightness_p: Chance of multiplying the light (-1 is black and stays).
         brightness: Its factor.
+        shift_p: Chance of adding a constant.
+        shift: It, where the image's standard deviation is 1.
         contrast_p: Chance of stretching about the mean, kept in the image's range.
         contrast: Its factor.
         low_resolution_p: Chance of sampling down and up again.
@@ -43,6 +49,8 @@ class Augmentation:
         inverted_gamma_p: Chance of a gamma curve on the negative.
         gamma_p: Chance of a gamma curve; mean and standard deviation are kept.
         gamma: Its exponent, for both.
+        perturbation_p: Chance of scaling and shifting the image's z-scores.
+        perturbation: By how much, for both.
         mirror_p: Chance of a flip, per axis.
     """
 
@@ -53,12 +61,18 @@ class Augmentation:
     scaling: Range = (0.7, 1.4)
     translation_p: float = 0.0
     translation: float = 0.05
+    deformation_p: float = 0.0
+    deformation_px: Range = (0.0, 2.7)
+    sharpness_p: float = 0.0
+    sharpness: Range = (10.0, 30.0)
     noise_p: float = 0.0
     noise_variance: Range = (0.0, 0.1)
     blur_p: float = 0.0
     blur_sigma_px: Range = (0.5, 1.0)
     brightness_p: float = 0.0
     brightness: Range = (0.75, 1.25)
+    shift_p: float = 0.0
+    shift: Range = (-0.1, 0.1)
     contrast_p: float = 0.0
     contrast: Range = (0.75, 1.25)
     low_resolution_p: float = 0.0
@@ -66,7 +80,28 @@ class Augmentation:
     inverted_gamma_p: float = 0.0
     gamma_p: float = 0.0
     gamma: Range = (0.7, 1.5)
+    perturbation_p: float = 0.0
+    perturbation: Range = (-0.1, 0.1)
     mirror_p: float = 0.0
+
+
+SINGLES = (
+    "contrast",
+    "gamma",
+    "brightness",
+    "noise",
+    "low_resolution",
+    "mirror",
+    "rotation",
+    "scaling",
+)
+EVEN = 0.5
+
+
+def _evenly(*names: str, **ranges: Any) -> Augmentation:
+    """These steps alone, each with an even chance."""
+    chances: dict[str, Any] = {f"{name}_p": EVEN for name in names}
+    return Augmentation(**chances, **ranges)
 
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -111,6 +146,31 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         inverted_gamma_p=0.1,
         gamma_p=0.3,
     ),
+    # One kind of change alone, within nnU-Net's ranges; an even chance, since nothing else happens.
+    **{name: _evenly(name) for name in SINGLES},
+    # All eight together: DeepStack as the comparison in Zhang et al. (DiffBoost, 2024) names it.
+    "deepstack": _evenly(*SINGLES),
+    # The nine stacked changes of BigAug with their chance and ranges (Zhang et al., IEEE TMI 2020,
+    # "deep stacked transformation"), intensities read as z-scores. It differs in the order, and in
+    # the displacement: points 16 px apart in place of noise smoothed over 10 to 13 px, as far as
+    # that is in 3-D.
+    "bigaug": _evenly(
+        "rotation",
+        "scaling",
+        "deformation",
+        "sharpness",
+        "noise",
+        "blur",
+        "shift",
+        "gamma",
+        "perturbation",
+        rotation_deg_2d=20.0,
+        rotation_deg_3d=20.0,
+        scaling=(0.4, 1.6),
+        noise_variance=(0.01, 1.0),
+        blur_sigma_px=(0.25, 1.5),
+        gamma=(0.5, 4.5),
+    ),
 }
 
 
@@ -148,67 +208,44 @@ def augment(
     Returns:
         Image in [-1.5, 1.5] and mask; what comes in from outside is black and background.
     """
-    draw = _Draw(generator, image)
-    image, mask = _affine(image.clone(), mask.clone(), augmentation, draw, spacing)
-    for p, change in (
-        (augmentation.noise_p, _noise),
-        (augmentation.blur_p, _blur),
-        (augmentation.brightness_p, _brightness),
-        (augmentation.contrast_p, _contrast),
-        (augmentation.low_resolution_p, _low_resolution),
-        (augmentation.inverted_gamma_p, _inverted_gamma),
-        (augmentation.gamma_p, _gamma),
+    draw = Draw(generator, image)
+    image, mask = _move(image.clone(), mask.clone(), augmentation, draw, spacing)
+    a = augmentation
+    for p, change, extent in (
+        (a.sharpness_p, transforms.sharpness, a.sharpness),
+        (a.noise_p, transforms.noise, a.noise_variance),
+        (a.blur_p, transforms.blur, a.blur_sigma_px),
+        (a.brightness_p, transforms.brightness, a.brightness),
+        (a.shift_p, transforms.shift, a.shift),
+        (a.contrast_p, transforms.contrast, a.contrast),
+        (a.low_resolution_p, transforms.low_resolution, a.low_resolution),
+        (a.inverted_gamma_p, transforms.inverted_gamma, a.gamma),
+        (a.gamma_p, transforms.gamma, a.gamma),
+        (a.perturbation_p, transforms.perturbation, a.perturbation),
     ):
         chosen = draw.chosen(p)
         if len(chosen):
-            image[chosen] = change(image[chosen], augmentation, draw)
+            image[chosen] = change(image[chosen], extent, draw)
     for axis in range(1, mask.ndim):
-        chosen = draw.chosen(augmentation.mirror_p)
+        chosen = draw.chosen(a.mirror_p)
         if len(chosen):
             image[chosen] = image[chosen].flip(axis + 1)
             mask[chosen] = mask[chosen].flip(axis)
     return image.clamp_(-1.5, 1.5), mask
 
 
-class _Draw:
-    """Draws for a batch: on the CPU generator, delivered on the batch's device."""
-
-    def __init__(self, generator: Generator, batch: Tensor) -> None:
-        self.generator = generator
-        self.size = batch.shape[0]
-        self.device = batch.device
-
-    def chosen(self, p: float) -> Tensor:
-        """Indices of the samples that get a step of probability p."""
-        if p <= 0:
-            return torch.empty(0, dtype=torch.long, device=self.device)
-        hit = torch.rand(self.size, generator=self.generator) < p
-        return hit.nonzero().flatten().to(self.device)
-
-    def uniform(self, low_high: Range, *shape: int) -> Tensor:
-        low, high = low_high
-        values = torch.rand(shape, generator=self.generator) * (high - low) + low
-        return values.to(self.device)
-
-    def per_channel(self, low_high: Range, like: Tensor) -> Tensor:
-        """One value per sample and channel, shaped to multiply (B, C, *spatial)."""
-        values = self.uniform(low_high, *like.shape[:2])
-        return values.reshape(*like.shape[:2], *([1] * (like.ndim - 2)))
-
-    def normal(self, like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=self.generator).to(self.device)
-
-
-def _affine(
+def _move(
     image: Tensor,
     mask: Tensor,
     augmentation: Augmentation,
-    draw: _Draw,
+    draw: Draw,
     spacing: Sequence[float] | None,
 ) -> tuple[Tensor, Tensor]:
     a, dims = augmentation, mask.ndim - 1
-    turned, scaled, shifted = (draw.chosen(p) for p in (a.rotation_p, a.scaling_p, a.translation_p))
-    chosen = torch.cat([turned, scaled, shifted]).unique()
+    turned, scaled, shifted, deformed = (
+        draw.chosen(p) for p in (a.rotation_p, a.scaling_p, a.translation_p, a.deformation_p)
+    )
+    chosen = torch.cat([turned, scaled, shifted, deformed]).unique()
     if not len(chosen):
         return image, mask
     matrix = torch.eye(dims, device=image.device).repeat(draw.size, 1, 1)
@@ -232,12 +269,22 @@ def _affine(
     matrix = matrix * lengths[None, None, :] / lengths[None, :, None]
     theta = torch.cat([matrix, shift], dim=2)[chosen]
     grid = F.affine_grid(theta, [len(chosen), 1, *spatial], align_corners=False)
+    if len(deformed):
+        grid[torch.isin(chosen, deformed)] += _displacement(a, draw, len(deformed), spatial)
     moved = F.grid_sample(image[chosen] - BLACK, grid, mode="bilinear", align_corners=False)
     image[chosen] = moved + BLACK
     labels = mask[chosen][:, None].to(grid.dtype)
     moved = F.grid_sample(labels, grid, mode="nearest", align_corners=False)
     mask[chosen] = moved[:, 0].round().to(mask.dtype)
     return image, mask
+
+
+def _displacement(a: Augmentation, draw: Draw, count: int, spatial: Sequence[int]) -> Tensor:
+    """Elastic displacements (count, *spatial, d) in grid_sample's coordinates and axis order."""
+    dims = len(spatial)
+    pixels = draw.smooth(count, dims, spatial, 16).movedim(1, -1)
+    pixels = pixels * draw.uniform(a.deformation_px, count, *[1] * (dims + 1))
+    return pixels * 2 / torch.tensor(spatial[::-1], device=pixels.device, dtype=pixels.dtype)
 
 
 def _rotations(angles: Tensor, dims: int) -> Tensor:
@@ -250,67 +297,3 @@ def _rotations(angles: Tensor, dims: int) -> Tensor:
         turn[:, i, j], turn[:, j, i] = -sin[:, k], sin[:, k]
         matrix = matrix @ turn
     return matrix
-
-
-def _spatial(image: Tensor) -> tuple[int, ...]:
-    return tuple(range(2, image.ndim))
-
-
-def _noise(image: Tensor, a: Augmentation, draw: _Draw) -> Tensor:
-    std = image.std(_spatial(image), keepdim=True)
-    return image + draw.normal(image) * std * draw.per_channel(a.noise_variance, image).sqrt()
-
-
-def _blur(image: Tensor, a: Augmentation, draw: _Draw) -> Tensor:
-    sigma = draw.uniform(a.blur_sigma_px, image.shape[0] * image.shape[1], 1)
-    radius = max(1, math.ceil(3 * a.blur_sigma_px[1]))
-    offsets = torch.arange(-radius, radius + 1, device=image.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum(1, keepdim=True)
-    planes = image.reshape(1, -1, *image.shape[2:])
-    dims = image.ndim - 2
-    convolve = F.conv2d if dims == 2 else F.conv3d
-    for axis in range(dims):
-        shape = [len(kernel), 1] + [1] * dims
-        shape[2 + axis] = -1
-        pad = [0] * (2 * dims)
-        pad[2 * (dims - 1 - axis)] = pad[2 * (dims - 1 - axis) + 1] = radius
-        padded = F.pad(planes, pad, mode="replicate")
-        planes = convolve(padded, kernel.reshape(shape), groups=len(kernel))
-    return planes.reshape(image.shape)
-
-
-def _brightness(image: Tensor, a: Augmentation, draw: _Draw) -> Tensor:
-    return (image - BLACK) * draw.per_channel(a.brightness, image) + BLACK
-
-
-def _contrast(image: Tensor, a: Augmentation, draw: _Draw) -> Tensor:
-    mean = image.mean(_spatial(image), keepdim=True)
-    low, high = image.amin(_spatial(image), True), image.amax(_spatial(image), True)
-    stretched = (image - mean) * draw.per_channel(a.contrast, image) + mean
-    return stretched.clamp(low, high)
-
-
-def _low_resolution(image: Tensor, a: Augmentation, draw: _Draw) -> Tensor:
-    spatial = image.shape[2:]
-    mode = "bilinear" if len(spatial) == 2 else "trilinear"
-    samples = []
-    for sample, zoom in zip(image, draw.uniform(a.low_resolution, len(image)).tolist()):
-        size = [max(1, round(n * zoom)) for n in spatial]
-        small = F.interpolate(sample[None], size=size, mode="nearest-exact")
-        samples.append(F.interpolate(small, size=spatial, mode=mode, align_corners=False))
-    return torch.cat(samples)
-
-
-def _gamma(image: Tensor, a: Augmentation, draw: _Draw) -> Tensor:
-    axes = _spatial(image)
-    low = image.amin(axes, keepdim=True)
-    span = (image.amax(axes, keepdim=True) - low).clamp_min(1e-6)
-    curved = ((image - low) / span) ** draw.per_channel(a.gamma, image)
-    std, mean = torch.std_mean(image, axes, keepdim=True)
-    new_std, new_mean = torch.std_mean(curved, axes, keepdim=True)
-    return (curved - new_mean) / new_std.clamp_min(1e-6) * std + mean
-
-
-def _inverted_gamma(image: Tensor, a: Augmentation, draw: _Draw) -> Tensor:
-    return -_gamma(-image, a, draw)

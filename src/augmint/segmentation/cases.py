@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ def predict_case(
     *,
     device: torch.device | str = "cpu",
     largest_component: bool = False,
+    sliding: bool = False,
 ) -> Tensor:
     """The mask of a whole case on its native grid, (*spatial) int64.
 
@@ -29,13 +31,22 @@ def predict_case(
         grid: The working grid of the segmenters; they see its window.
         device: Where to compute.
         largest_component: Keep the largest connected part of each class of the whole case.
+        sliding: Slide the window over what of the case lies outside it, which is background
+            otherwise. Nothing changes for a case that the window holds.
     """
-    parts = list(case.slices()) if grid.dims == 2 else [case]
-    images = torch.stack([grid.to_working(p, shape=grid.window).image for p in _bare(parts)])
+    by_slice = grid.dims == 2 and case.dims == 3
+    shape = grid.window
+    if sliding:
+        shape = tuple(max(n, w) for n, w in zip(grid.resampled_shape(case.grid), grid.window))
+    working = grid.to_working(replace(case, mask=None), shape=shape).image
+    images = working.movedim(-1, 0) if by_slice else working[None]
     # A case is always batched alone, so its batch needs no more samples than it has slices.
     batch = min(16, len(images))
     share = torch.stack(
-        [predict_probabilities(n, images, batch_size=batch, device=device) for n in networks]
+        [
+            predict_probabilities(n, images, batch_size=batch, device=device, window=grid.window)
+            for n in networks
+        ]
     ).mean(0)
     native = []
     for one in share:
@@ -43,14 +54,5 @@ def predict_case(
         back = grid.image_to_native(one * 2 - 1, case.grid)
         # Outside the window every class is -1, and the first of equals is the background.
         native.append(back.argmax(0))
-    if grid.dims == 2 and case.dims == 3:
-        mask = torch.stack(native, case.grid.slice_axis)
-    else:
-        mask = native[0]
+    mask = torch.stack(native, case.grid.slice_axis) if by_slice else native[0]
     return keep_largest(mask) if largest_component else mask
-
-
-def _bare(cases: Sequence[Case]) -> list[Case]:
-    from dataclasses import replace
-
-    return [replace(c, mask=None) for c in cases]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +23,14 @@ def predict_probabilities(
     device: torch.device | str = "cpu",
     mirror_axes: Sequence[int] = (),
     precision: Precision = "auto",
+    window: Sequence[int] | None = None,
+    overlap: float = 0.5,
 ) -> Tensor:
     """Class probabilities; a sample's do not depend on its companions.
 
     The last micro-batch is padded, since a convolution's rounding depends on the batch size.
+    Where images are larger than `window`, each is covered by windows of its own, and their
+    probabilities are averaged with a Gaussian weight about each window's centre.
 
     Args:
         network: Fitted; it is put into evaluation mode for the time of the call.
@@ -34,12 +39,15 @@ def predict_probabilities(
         device: Where to compute; the network is there already.
         mirror_axes: Spatial axes to flip; probabilities are averaged over all their combinations.
         precision: See `autocast`; the figures differ slightly between precisions.
+        window: Spatial size that the network sees at once, where images may be larger; None shows
+            it whole images.
+        overlap: Of neighbouring windows, as a share of the window, in [0, 1).
 
     Returns:
         (N, K, *spatial) float32 on the CPU; N is 1 for a single image.
 
     Raises:
-        AugmintError: if the image does not fit the network.
+        AugmintError: if the image does not fit the network, or the window is impossible.
     """
     dims, channels = network.spec.dims, network.spec.in_channels
     images = image[None] if image.ndim == dims + 1 else image
@@ -50,25 +58,80 @@ def predict_probabilities(
         )
     if batch_size < 1:
         raise AugmintError(f"batch_size must be at least 1, not {batch_size}")
+    _check_window(window, overlap, dims)
+    if not len(images):
+        return torch.zeros(0, network.spec.num_classes, *images.shape[2:])
     flips = _combinations(mirror_axes)
+
+    def probabilities(batch: Tensor) -> Tensor:
+        if dims == 2:
+            batch = batch.contiguous(memory_format=torch.channels_last)
+        total = torch.zeros((), device=device)
+        for axes in flips:
+            with autocast(device, precision):
+                logits = network(batch.flip(axes) if axes else batch)
+            total = total + logits.float().softmax(1).flip(axes)
+        return total / len(flips)
+
     training = network.training
     network.eval()
+    try:
+        if window is not None and any(n > w for n, w in zip(images.shape[2:], window)):
+            return _slide(probabilities, images, window, overlap, batch_size, device)
+        return _whole(probabilities, images, batch_size, device)
+    finally:
+        network.train(training)
+
+
+def _whole(
+    probabilities: Callable[[Tensor], Tensor],
+    images: Tensor,
+    batch_size: int,
+    device: torch.device | str,
+) -> Tensor:
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size].to(device).float()
         count = len(batch)
         batch = torch.cat([batch, batch[-1:].expand(batch_size - count, *batch.shape[1:])])
-        if dims == 2:
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        total = torch.zeros(())
-        for axes in flips:
-            with autocast(device, precision):
-                logits = network(batch.flip(axes) if axes else batch)
-            total = total.to(device) + logits.float().softmax(1).flip(axes)
-        parts.append((total / len(flips))[:count].cpu().contiguous())
-    network.train(training)
-    shape = (0, network.spec.num_classes, *images.shape[2:])
-    return torch.cat(parts) if parts else torch.zeros(shape)
+        parts.append(probabilities(batch)[:count].cpu().contiguous())
+    return torch.cat(parts)
+
+
+def _slide(
+    probabilities: Callable[[Tensor], Tensor],
+    images: Tensor,
+    window: Sequence[int],
+    overlap: float,
+    batch_size: int,
+    device: torch.device | str,
+) -> Tensor:
+    """Each image alone: windows of several images in one batch would tie them together."""
+    from monai.inferers import sliding_window_inference
+
+    # Along an axis where the image is smaller than the window, the network pads as it always does.
+    size = [min(n, w) for n, w in zip(images.shape[2:], window)]
+    parts: list[Any] = [
+        sliding_window_inference(
+            image[None].float(),
+            size,
+            batch_size,
+            probabilities,
+            overlap=overlap,
+            mode="gaussian",
+            sw_device=torch.device(device),
+            device=torch.device("cpu"),
+        )
+        for image in images
+    ]
+    return torch.cat(parts)
+
+
+def _check_window(window: Sequence[int] | None, overlap: float, dims: int) -> None:
+    if window is not None and (len(window) != dims or min(window) < 1):
+        raise AugmintError(f"window must be {dims} sizes of at least 1, not {tuple(window)}")
+    if not 0 <= overlap < 1:
+        raise AugmintError(f"overlap must lie in [0, 1), not {overlap}")
 
 
 def predict_mask(
@@ -79,6 +142,8 @@ def predict_mask(
     device: torch.device | str = "cpu",
     mirror_axes: Sequence[int] = (),
     precision: Precision = "auto",
+    window: Sequence[int] | None = None,
+    overlap: float = 0.5,
     largest_component: bool = False,
 ) -> Tensor:
     """Class indices, (N, *spatial) int64 on the CPU; arguments as in `predict_probabilities`.
@@ -90,6 +155,8 @@ def predict_mask(
         device: Where to compute.
         mirror_axes: Spatial axes to flip.
         precision: See `autocast`.
+        window: Spatial size that the network sees at once.
+        overlap: Of neighbouring windows.
         largest_component: Keep the largest connected part of each class, sample by sample.
     """
     probability = predict_probabilities(
@@ -99,6 +166,8 @@ def predict_mask(
         device=device,
         mirror_axes=mirror_axes,
         precision=precision,
+        window=window,
+        overlap=overlap,
     )
     mask = probability.argmax(1)
     if largest_component:

@@ -28,6 +28,7 @@ from augmint.segmentation.checkpoint import (
 from augmint.segmentation.loss import annotated_classes, dice_ce
 from augmint.segmentation.networks import Segmenter, build_segmenter
 from augmint.segmentation.predict import predict_mask
+from augmint.segmentation.randomisation import randomise_some
 from augmint.staging import forget_steps
 from augmint.weights import folder_exists
 
@@ -67,6 +68,8 @@ class SegmenterConfig:
         clip: Largest norm of the gradient.
         augmentation: A key of `AUGMENTATIONS`.
         synthetic_probability: Chance of each sample to be synthetic, where there are any.
+        randomisation_probability: Chance of each sample to lend its mask alone: its image is drawn
+            anew, see `randomise`.
         precision: `bf16`, `fp32`, or `auto`, see `autocast`.
         seed: Of weights, draws and augmentation.
         validate_every: Steps between validations.
@@ -89,6 +92,7 @@ class SegmenterConfig:
     validate_every: int = 200
     patience: int | None = None
     save_every: int = 200
+    randomisation_probability: float = 0.0
 
 
 def fit_segmenter(
@@ -135,6 +139,9 @@ def fit_segmenter(
             break
         generator = step_generator(config.seed, step)
         image, mask, known = _draw(pools, config, generator)
+        image, mask = randomise_some(
+            image, mask, config.randomisation_probability, generator, spacing=spacing
+        )
         image, mask = augment(image, mask, augmentation, generator, spacing=spacing)
         if image.ndim == 4:
             image = image.contiguous(memory_format=torch.channels_last)
@@ -203,10 +210,9 @@ def _check(
     validation: Samples | None,
     num_classes: int,
 ) -> None:
-    if not 0 <= config.synthetic_probability <= 1:
-        raise AugmintError(
-            f"synthetic_probability must lie in [0, 1], not {config.synthetic_probability}"
-        )
+    for name in ("synthetic_probability", "randomisation_probability"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise AugmintError(f"{name} must lie in [0, 1], not {getattr(config, name)}")
     if config.steps < 1 or config.batch_size < 1:
         raise AugmintError(
             f"a fit needs at least 1 step and 1 sample in a batch, got steps {config.steps} and "
@@ -330,7 +336,9 @@ def _start(
     resumed = resume and last is not None and folder_exists(last)
     if resumed and last is not None:
         stored, progress = load_segmenter(last)
-        if progress.get("config") != asdict(config) or stored.spec != network.spec:
+        # A field that a checkpoint does not know yet had its default's effect.
+        known = {**asdict(SegmenterConfig()), **progress.get("config", {})}
+        if known != asdict(config) or stored.spec != network.spec:
             raise AugmintError(
                 f"checkpoint {last} was fitted with another configuration; resume with the same "
                 "one, or choose another folder"

@@ -1,0 +1,200 @@
+"""The pictures of a study's report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from augmint.study.compare import Comparisons
+from augmint.study.plan import Plan
+from augmint.study.results import Table, per_patient
+from augmint.study.spec import Study
+
+if TYPE_CHECKING:
+    from augmint.data.dataset import Dataset
+
+BLUE, GREY, ORANGE = "#0072b2", "#888888", "#d55e00"
+ARM_COLOURS = ("#888888", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+WORST = 6
+
+
+def forest_plot(path: Path, found: Comparisons, metric: str, label: str) -> bool:
+    """Differences with their intervals, one line for each arm at each place.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    rows = [c for c in found.rows if c.metric == metric and c.label == label]
+    if not rows:
+        return False
+    figure, axes = _axes(8, 1.2 + 0.32 * len(rows))
+    for y, c in enumerate(reversed(rows)):
+        colour = BLUE if c.low > 0 or c.high < 0 else GREY
+        axes.plot([c.low, c.high], [y, y], color=colour, lw=2)
+        axes.plot(c.difference, y, "s", color=colour, ms=6)
+    names = [f"{c.place.test}, {c.place.size} p., {c.place.network}: {c.arm}" for c in rows]
+    axes.set_yticks(range(len(rows)), names[::-1])
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_xlabel(f"difference in {metric} from {rows[0].baseline}, 95 % interval")
+    _save(figure, path)
+    return True
+
+
+def paired_plot(path: Path, table: Table, baseline: str, metric: str, label: str) -> bool:
+    """Each patient's figure under the baseline and under each arm, draws and seeds averaged.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    figures = table.figures.get((metric, label), {})
+    arms = [a for a in figures if a != baseline]
+    if baseline not in figures or not arms:
+        return False
+    figure, axes = _axes(1.6 + 1.7 * len(arms), 4.2)
+    for x, arm in enumerate(arms):
+        before, after = (_mean_over_fits(figures[a]) for a in (baseline, arm))
+        for one, two in zip(before, after):
+            if np.isfinite(one) and np.isfinite(two):
+                colour = BLUE if two >= one else ORANGE
+                axes.plot([x - 0.3, x + 0.3], [one, two], color=colour, lw=0.9, alpha=0.7)
+        ends = [np.nanmean(before), np.nanmean(after)]
+        axes.plot([x - 0.3, x + 0.3], ends, color="black", lw=2.5, marker="o")
+    axes.set_xticks(range(len(arms)), [f"{baseline} | {arm}" for arm in arms], rotation=12)
+    axes.set_ylabel(f"{metric}, {label}, per patient")
+    _save(figure, path)
+    return True
+
+
+def learning_curve(path: Path, tables: Sequence[Table], test: str, metric: str, label: str) -> bool:
+    """Means over the number of training patients, with the range over draws and seeds.
+
+    Returns:
+        Whether there were two sizes or more.
+    """
+    chosen = [t for t in tables if t.place.test == test]
+    if len({t.place.size for t in chosen}) < 2:
+        return False
+    figure, axes = _axes(6.5, 4.2)
+    lines: dict[tuple[str, str], list[tuple[int, np.ndarray]]] = {}
+    for t in sorted(chosen, key=lambda t: t.place.size):
+        for arm, values in t.figures.get((metric, label), {}).items():
+            fits = np.nanmean(values, 2).ravel()
+            lines.setdefault((t.place.network, arm), []).append((t.place.size, fits))
+    for k, ((network, arm), points) in enumerate(lines.items()):
+        sizes = [size for size, _ in points]
+        colour = ARM_COLOURS[k % len(ARM_COLOURS)]
+        axes.plot(sizes, [np.nanmean(v) for _, v in points], "o-", color=colour,
+                  label=f"{arm}, {network}")  # fmt: skip
+        axes.fill_between(sizes, [np.nanmin(v) for _, v in points],
+                          [np.nanmax(v) for _, v in points], color=colour, alpha=0.12)  # fmt: skip
+    axes.set_xscale("log")
+    sizes = sorted({t.place.size for t in chosen})
+    axes.set_xticks(sizes, [str(s) for s in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("training patients")
+    axes.set_ylabel(f"{metric}, {label}")
+    axes.legend(fontsize=8)
+    _save(figure, path)
+    return True
+
+
+def failure_gallery(path: Path, folder: Path, study: Study, plan: Plan, done: set[str]) -> bool:
+    """The baseline's worst cases on the primary test: reference, then every arm's prediction.
+
+    Drawn for the smallest size, the first network, draw and seed.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    from dataclasses import replace
+
+    from augmint.data.dataset import open_dataset
+    from augmint.data.images import read_mask
+    from augmint.evaluation.score import read_scores
+    from augmint.report import plane_of, sheet, tile
+
+    cells = [c for c in plan.cells if c.test == study.endpoint.test and c.unit in done]
+    first = min(((c.size, c.draw, c.seed) for c in cells), default=None)
+    units = {
+        c.arm: plan.units[c.unit]
+        for c in cells
+        if (c.size, c.draw, c.seed) == first and c.network == study.networks[0]
+    }
+    if study.baseline not in units:
+        return False
+    unit = units[study.baseline]
+    rows = read_scores(folder / unit.folder / "scores.csv")
+    by_case: dict[str, list[Any]] = {}
+    for row in rows:
+        by_case.setdefault(row.case, []).append(replace(row, patient=row.case))
+    dice = {
+        case: value
+        for (case, label), value in per_patient(
+            [r for found in by_case.values() for r in found], "dice"
+        ).items()
+        if label == "mean"
+    }
+    worst = sorted(dice, key=lambda case: dice[case])[:WORST]
+    dataset: Dataset = open_dataset(unit.arguments["data"])
+    items = {i.case_id: i for i in dataset.items}
+    tiles, names = [], []
+    for name in worst:
+        case = dataset.load(items[name])
+        image, mask = plane_of(case)
+        line: list[np.ndarray | None] = [tile(image, None), tile(image, mask)]
+        for arm in units:
+            found = folder / units[arm].folder / "predictions"
+            file = next(p for p in found.iterdir() if p.name.startswith(f"{name}."))
+            predicted = replace(case, mask=_as_mask(read_mask(file)))
+            line.append(tile(image, _same_plane(case, predicted)))
+        tiles.append(line)
+        names.append(f"{name}\nDice {dice[name]:.3f}")
+    sheet(path, tiles, columns=["image", "reference", *units], names=names)
+    return bool(tiles)
+
+
+def _as_mask(read: Any) -> Any:
+    import torch
+
+    stored = read[0] if isinstance(read, tuple) else read
+    return torch.as_tensor(np.asarray(stored)).long()
+
+
+def _same_plane(case: Any, predicted: Any) -> np.ndarray:
+    """The prediction in the plane that `plane_of` shows of the reference."""
+    if case.dims == 2:
+        return np.asarray(predicted.mask)
+    axis = case.grid.slice_axis
+    others = tuple(i for i in range(3) if i != axis)
+    labelled = np.flatnonzero(case.mask.numpy().any(axis=others))
+    planes = labelled if len(labelled) else np.arange(case.grid.shape[axis])
+    z = int(planes[round(0.5 * (len(planes) - 1))])
+    return np.asarray(predicted.mask.select(axis, z)).T
+
+
+def _mean_over_fits(values: np.ndarray) -> np.ndarray:
+    """(draws, seeds, patients) to (patients,); undefined ones left out."""
+    defined = np.isfinite(values).sum((0, 1))
+    return np.where(defined > 0, np.nansum(values, (0, 1)) / np.maximum(defined, 1), np.nan)
+
+
+def _axes(width: float, height: float) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name("writing." + path.name)
+    figure.savefig(temporary, dpi=130)
+    temporary.replace(path)

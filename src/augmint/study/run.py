@@ -1,0 +1,206 @@
+"""Runs a study: each unit once, finished ones kept, a failed one reported while others go on."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from augmint.errors import AugmintError
+from augmint.progress import Talk
+from augmint.report import write_json
+from augmint.staging import write_text
+from augmint.study.plan import Plan, Unit, plan_study
+from augmint.study.spec import Study, read_study
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a unit.
+
+    Attributes:
+        key: Its key.
+        status: `done`, `failed`, or `skipped` where something that it needs failed.
+        message: Why, where it is not done.
+        seconds: That it took, in this session or an earlier one.
+    """
+
+    key: str
+    status: str
+    message: str = ""
+    seconds: float = 0.0
+
+
+def study(
+    file: Path | str | Study,
+    out: Path | str,
+    *,
+    base: Path | str | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    ray: str | None = None,
+    talk: Talk | None = None,
+) -> Path:
+    """Run a study and write its report.
+
+    OUT keeps every finished unit (`units/`), what was asked (`study.json`), what became of each
+    unit (`outcomes.json`), every reading of the test labels (`readings.jsonl`), and the report.
+
+    Args:
+        file: A study's YAML file, or a study.
+        out: The folder to make; with `resume` one that is there already goes on, also after the
+            study was changed: units that still fit are kept.
+        base: The folder that the study's paths are relative to; that of the file by default.
+        device: `auto`, `cpu`, `cuda`, ...
+        resume: Go on in an existing folder.
+        ray: Address of a Ray cluster, or `auto`; None works here, one unit after the other.
+        talk: Where progress goes.
+
+    Returns:
+        The folder.
+
+    Raises:
+        AugmintError: for a faulty study, or an OUT that exists.
+    """
+    from augmint.study.report import write_study_report
+
+    talk = talk or Talk()
+    spec = file if isinstance(file, Study) else read_study(file)
+    where = Path(base) if base is not None else Path("." if isinstance(file, Study) else file)
+    where = where if base is not None or isinstance(file, Study) else where.parent
+    plan = plan_study(spec, where)
+    folder = Path(out)
+    if folder.exists() and not resume:
+        raise AugmintError(
+            f"{folder} exists; add --continue to go on with the study in it, or name another folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "study.json", {"hash": spec.hash, **spec.model_dump(mode="json")})
+    talk.say(plan_in_words(spec, plan))
+    outcomes = run_units(plan, folder, device=device, ray=ray, talk=talk)
+    write_json(folder / "outcomes.json", [asdict(o) for o in outcomes.values()])
+    _log_reading(folder, spec, plan, outcomes)
+    write_study_report(folder, spec, plan, outcomes)
+    failed = [o for o in outcomes.values() if o.status != "done"]
+    for outcome in failed[:5]:
+        talk.say(f"{outcome.status}: {plan.units[outcome.key].title}: {outcome.message}")
+    if failed:
+        talk.say(f"{len(failed)} of {len(outcomes)} units are missing from the report")
+    talk.say(f"wrote {folder}/report.html, report.md, scores.csv and comparisons.csv")
+    return folder
+
+
+def run_units(
+    plan: Plan, folder: Path, *, device: str, ray: str | None = None, talk: Talk
+) -> dict[str, Outcome]:
+    """Do every unit that is not done yet; returns the outcome of each."""
+    if ray is not None:
+        from augmint.study.cluster import run_on_ray
+
+        return run_on_ray(plan, folder, address=ray, device=device, talk=talk)
+    outcomes: dict[str, Outcome] = {}
+    total = len(plan.units)
+    for number, unit in enumerate(plan.units.values()):
+        if (skipped := blocked(unit, outcomes)) is not None:
+            outcomes[unit.key] = skipped
+            continue
+        if not (folder / unit.folder).exists():
+            talk.say(f"[{number + 1}/{total}] {unit.kind}: {unit.title}")
+        outcomes[unit.key] = attempt(unit, folder, device, talk)
+    return outcomes
+
+
+def blocked(unit: Unit, outcomes: Mapping[str, Outcome]) -> Outcome | None:
+    """The outcome of a unit that cannot be tried."""
+    missing = [k for k in unit.needs if k in outcomes and outcomes[k].status != "done"]
+    if not missing:
+        return None
+    return Outcome(unit.key, "skipped", f"unit {missing[0]} is missing")
+
+
+def attempt(unit: Unit, folder: Path, device: str, talk: Talk) -> Outcome:
+    """Do a unit, or find it done; an error is an outcome like another."""
+    place = folder / unit.folder
+    clock = folder / "units" / f"{unit.key}.json"
+    if not place.exists():
+        start = time.monotonic()
+        try:
+            DOERS[unit.kind](unit, folder, place, device, talk)
+        except Exception as error:
+            write_text(folder / "units" / f"{unit.key}.error.txt", traceback.format_exc())
+            return Outcome(unit.key, "failed", f"{type(error).__name__}: {error}")
+        write_json(clock, {"title": unit.title, "seconds": round(time.monotonic() - start, 1)})
+        (folder / "units" / f"{unit.key}.error.txt").unlink(missing_ok=True)
+    seconds = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
+    return Outcome(unit.key, "done", seconds=seconds)
+
+
+def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+    from augmint.augment import augment
+
+    a = unit.arguments
+    augment(
+        a["data"], place, method=a["method"], settings=a["settings"], preset=a["preset"],
+        copies=a["copies"], patients=a["patients"], held_fraction=0, steps=a["steps"],
+        gate_steps=a["gate_steps"], dims=a["dims"], seed=a["seed"], device=device, resume=True,
+        talk=Talk(quiet=True) if talk.quiet else talk,
+    )  # fmt: skip
+
+
+def _train(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+    from augmint.segment import segment
+
+    a = unit.arguments
+    made = None if a["synthetic"] is None else folder / f"units/generate_{a['synthetic']}"
+    segment(
+        a["data"], place, made, patients=a["patients"], preset=a["preset"],
+        settings=a["settings"], dims=a["dims"], seed=a["seed"], unfiltered=a["unfiltered"],
+        device=device, resume=True, talk=talk,
+    )  # fmt: skip
+
+
+def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+    from augmint.evaluate import evaluate
+
+    a = unit.arguments
+    evaluate(
+        folder / f"units/train_{a['run']}", a["data"], place, patients=a["patients"],
+        tolerance=a["tolerance"], device=device, resume=True, talk=talk,
+    )  # fmt: skip
+
+
+DOERS: Mapping[str, Callable[[Unit, Path, Path, str, Talk], None]] = {
+    "generate": _generate,
+    "train": _train,
+    "evaluate": _evaluate,
+}
+
+
+def plan_in_words(spec: Study, plan: Plan) -> str:
+    """What a study will do."""
+    sizes = sorted({c.size for c in plan.cells})
+    draws = len({c.draw for c in plan.cells})
+    return (
+        f"study {spec.name!r} ({spec.hash}): arms {', '.join(spec.arms)}; "
+        f"{', '.join(map(str, sizes))} training patients, {draws} "
+        f"{'fold' if spec.folds else 'draw'}(s), {len(spec.seeds)} seed(s); "
+        f"{plan.count('generate')} generations, {plan.count('train')} trainings, "
+        f"{plan.count('evaluate')} evaluations"
+    )
+
+
+def _log_reading(folder: Path, spec: Study, plan: Plan, outcomes: Mapping[str, Outcome]) -> None:
+    """Every reading of the test labels is on record, with the protocol that it was made under."""
+    done = sorted(c.unit for c in plan.cells if outcomes[c.unit].status == "done")
+    line: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "protocol": spec.hash,
+        "evaluations": len(set(done)),
+    }
+    with (folder / "readings.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")

@@ -1,0 +1,160 @@
+"""A study from its file to its report, at toy size."""
+
+import csv
+import json
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from augmint.cli import app
+from augmint.data.phantoms import make_phantoms
+from augmint.errors import AugmintError
+from augmint.study import study
+
+runner = import_module("augmint.study.run")
+
+FILE = """\
+name: toy
+data: train
+sizes: [2]
+draws: 2
+tests:
+  - {name: other, data: other, group: vendor}
+arms:
+  stack: {}
+  null: {like: stack, null: true}
+  warped:
+    synthetic: {method: warped_pairs, copies: 1, gate_steps: 2}
+  unfiltered:
+    synthetic: {method: warped_pairs, copies: 1, gate_steps: 2, filtered: false}
+baseline: stack
+endpoint: {test: other}
+seeds: [0, 1]
+preset: tiny
+segmenter_steps: 3
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    for name, seed in (("train", 0), ("other", 1)):
+        make_phantoms(
+            "cine-mr", out=folder / name, vendor="A", patients=3, seed=seed, slices=3, size=32
+        )
+    rows = list(csv.DictReader((folder / "other" / "cases.csv").open()))
+    with (folder / "other" / "cases.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [*rows[0], "vendor"])
+        writer.writeheader()
+        names = sorted({r["patient"] for r in rows})
+        for row in rows:
+            writer.writerow({**row, "vendor": "AB"[row["patient"] == names[0]]})
+    (folder / "study.yaml").write_text(FILE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(base: Path) -> Path:
+    result = CliRunner().invoke(
+        app, ["study", str(base / "study.yaml"), "-o", str(base / "out"), "--quiet"]
+    )
+    assert result.exit_code == 0, result.stderr
+    return base / "out"
+
+
+def test_everything_is_there(done: Path):
+    for name in ("report.html", "report.md", "scores.csv", "comparisons.csv", "study.json",
+                 "outcomes.json", "readings.jsonl", "figures/forest.png",
+                 "figures/failures.png"):  # fmt: skip
+        assert (done / name).exists(), name
+    outcomes = json.loads((done / "outcomes.json").read_text())
+    assert {o["status"] for o in outcomes} <= {"done", "failed", "skipped"}
+
+
+def test_the_report_says_what_was_compared(done: Path):
+    page = (done / "report.html").read_text()
+    text = (done / "report.md").read_text()
+    for word in ("benefit was shown", "Wilcoxon", "null", "smallest", "Protocol", "Holm"):
+        assert word in page, word
+        assert word in text, word
+    assert "data:image/png;base64" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_rows_of_scores_and_comparisons(done: Path):
+    scores = list(csv.DictReader((done / "scores.csv").open()))
+    outcomes = json.loads((done / "outcomes.json").read_text())
+    if all(o["status"] == "done" for o in outcomes):
+        assert {r["arm"] for r in scores} == {"stack", "null", "warped", "unfiltered"}
+    comparisons = list(csv.DictReader((done / "comparisons.csv").open()))
+    primary = [r for r in comparisons if r["primary"] == "1"]
+    assert {r["arm"] for r in primary} == {r["arm"] for r in scores} - {"stack"}
+    for row in primary:
+        assert row["baseline"] == "stack"
+        assert float(row["mean"]) - float(row["baseline_mean"]) == pytest.approx(
+            float(row["difference"])
+        )
+    # A null arm stands outside the family that is corrected for.
+    assert next(r for r in primary if r["arm"] == "null")["p_holm"] == ""
+
+
+def test_nothing_is_done_twice_and_a_longer_study_goes_on(base: Path, done: Path, monkeypatch):
+    ran = []
+    for kind, doer in dict(runner.DOERS).items():
+
+        def record(unit, *rest, kind=kind, doer=doer):
+            ran.append(kind)
+            doer(unit, *rest)
+
+        monkeypatch.setitem(runner.DOERS, kind, record)
+    study(base / "study.yaml", done, resume=True)
+    assert ran == []
+    (base / "longer.yaml").write_text(FILE.replace("seeds: [0, 1]", "seeds: [0, 1, 2]"))
+    study(base / "longer.yaml", done, resume=True)
+    assert ran.count("generate") == 0
+    assert ran.count("train") == 2 * 4
+    # The labels were read under another protocol before, and the report says so.
+    lines = [json.loads(x) for x in (done / "readings.jsonl").read_text().splitlines()]
+    assert len({line["protocol"] for line in lines}) == 2
+    assert "read before under another protocol" in (done / "report.md").read_text()
+
+
+def test_an_existing_folder_is_not_taken_over(base: Path, done: Path):
+    with pytest.raises(AugmintError, match="--continue"):
+        study(base / "study.yaml", done)
+
+
+def test_a_failed_unit_is_reported_while_others_go_on(base: Path, tmp_path: Path, monkeypatch):
+    def broken(unit, *rest):
+        raise RuntimeError("the lights went out")
+
+    monkeypatch.setitem(runner.DOERS, "generate", broken)
+    out = study(base / "study.yaml", tmp_path / "out")
+    outcomes = json.loads((out / "outcomes.json").read_text())
+    by_status = {s: sum(o["status"] == s for o in outcomes) for s in ("done", "failed", "skipped")}
+    # Both generations fail; their 8 trainings and 8 evaluations wait; stack and null are done.
+    assert by_status == {"done": 16, "failed": 2, "skipped": 16}
+    text = (out / "report.md").read_text()
+    assert "the lights went out" in text
+    assert "null" in text
+    monkeypatch.undo()
+    study(base / "study.yaml", out, resume=True)
+    assert {o["status"] for o in json.loads((out / "outcomes.json").read_text())} == {"done"}
+
+
+def test_the_plan_without_the_work(base: Path, tmp_path: Path):
+    file = str(base / "study.yaml")
+    result = CliRunner().invoke(app, ["study", file, "--dry-run", "--json", "--quiet"])
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert plan["units"] == {"generate": 2, "train": 16, "evaluate": 16}
+    assert 0 < plan["total_hours"] < 1
+
+
+def test_a_faulty_file_is_one_clear_error(base: Path, tmp_path: Path):
+    (tmp_path / "study.yaml").write_text(FILE.replace("draws: 2", "draws: two"))
+    result = CliRunner().invoke(app, ["study", str(tmp_path / "study.yaml"), "-o", "x"])
+    assert result.exit_code == 2
+    assert "line 4, field draws" in result.stderr
