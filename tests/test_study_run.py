@@ -150,7 +150,8 @@ def test_the_plan_without_the_work(base: Path, tmp_path: Path):
     assert result.exit_code == 0, result.stderr
     plan = json.loads(result.stdout)
     assert plan["units"] == {"generate": 2, "train": 16, "evaluate": 16}
-    assert 0 < plan["total_hours"] < 1
+    assert set(plan["hours"]) == {"generate", "train", "evaluate"}
+    assert plan["total_hours"] == pytest.approx(sum(plan["hours"].values()), abs=0.002)
 
 
 def test_a_faulty_file_is_one_clear_error(base: Path, tmp_path: Path):
