@@ -23,6 +23,7 @@ from augmint.data.dataset import open_dataset
 from augmint.data.pool import build_pool
 from augmint.data.splits import check_synthetic, draw_patients
 from augmint.evaluation.score import read_scores, score_case, write_scores
+from augmint.evaluation.statistics import Measurements, paired_difference
 from augmint.fit import (
     describe_device,
     load_run,
@@ -32,6 +33,7 @@ from augmint.fit import (
 from augmint.progress import Talk
 from augmint.segmentation.cases import predict_case
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
+from augmint.study.results import per_patient
 from augmint.synthetic import load_rows
 from results import commit, save
 
@@ -122,12 +124,12 @@ def main() -> None:
     for test, found in result["tests"].items():
         for metric, line in found.items():
             arms = ", ".join(f"{arm} {line['arms'][arm]['mean']:.3f}" for arm in ARMS)
-            low, high = line["difference_95"]
+            low, high = line["interval"] or (np.nan, np.nan)
             noise = line["seed_noise"]
-            seeds = "" if noise is None else f"; another seed moves the real arm by {noise:.3f}"
+            seeds = "" if noise is None else f"; another seed moves an arm by {noise:.3f}"
             print(
-                f"{test:10} {metric:9} {arms}; difference {line['difference']:+.3f} "
-                f"[{low:+.3f}, {high:+.3f}]{seeds}"
+                f"{test:10} {metric:9} {arms}; difference {line['estimate']:+.3f} "
+                f"[{low:+.3f}, {high:+.3f}], p = {line['p']:.3f}{seeds}"
             )
 
 
@@ -143,56 +145,48 @@ def fit_name(arm: str, augmentation: str, seed: int) -> str:
 
 
 def compare(a: argparse.Namespace, test: str, augmentation: str) -> dict:
-    """Means per arm, the paired difference, and its bootstrap over draws, seeds and patients."""
-    tables = {
-        metric: {
-            arm: np.stack([
-                np.stack([
-                    table(a.work / f"draw_{draw}" / f"{fit_name(arm, augmentation, s)}_{test}.csv",
-                          metric)
-                    for s in range(a.seeds)
-                ])
-                for draw in range(a.draws)
-            ])
-            for arm in ARMS
-        }
-        for metric in METRICS
-    }  # fmt: skip
-    rng = np.random.default_rng(0)
+    """Means per arm and the paired difference, with the interval that counts draws and patients."""
     result = {}
-    for metric, arms in tables.items():
-        difference = arms[ARMS[1]] - arms[ARMS[0]]  # draws x seeds x patients
-        draws, seeds, patients = difference.shape
-        resampled = []
-        for _ in range(4000):
-            d, s = rng.integers(draws, size=draws), rng.integers(seeds, size=(draws, seeds))
-            p = rng.integers(patients, size=patients)
-            resampled.append(difference[d[:, None], s][:, :, p].mean())
-        baseline = arms[ARMS[0]].mean(-1)
+    for metric in METRICS:
+        arms, patients = {}, ()
+        for arm in ARMS:
+            tables = [
+                [
+                    table(
+                        a.work / f"draw_{d}" / f"{fit_name(arm, augmentation, s)}_{test}.csv",
+                        metric,
+                    )
+                    for s in range(a.seeds)
+                ]
+                for d in range(a.draws)
+            ]
+            patients = tuple(tables[0][0])
+            figures = np.array([[list(t.values()) for t in row] for row in tables], float)
+            arms[arm] = Measurements(
+                figures, patients, tuple(range(a.draws)), tuple(range(a.seeds))
+            )
+        found = paired_difference(arms[ARMS[1]], arms[ARMS[0]])
         result[metric] = {
             "arms": {
-                arm: {"mean": float(v.mean()), "by_draw_and_seed": v.mean(-1).tolist()}
-                for arm, v in arms.items()
+                arm: {
+                    "mean": float(np.nanmean(m.figures)),
+                    "by_draw_and_seed": np.nanmean(m.figures, -1).tolist(),
+                }
+                for arm, m in arms.items()
             },
-            "difference": float(difference.mean()),
-            "difference_95": [float(q) for q in np.quantile(resampled, (0.025, 0.975))],
-            "difference_by_draw": difference.mean((1, 2)).tolist(),
-            "seed_noise": float(np.abs(np.diff(baseline, axis=1)).mean()) if seeds > 1 else None,
-            "patients": patients,
+            "difference_by_draw": np.nanmean(
+                arms[ARMS[1]].figures - arms[ARMS[0]].figures, (1, 2)
+            ).tolist(),
+            **found.to_dict(),
         }
     return result
 
 
-def table(path: Path, metric: str) -> np.ndarray:
-    """One figure for each patient: labels and cases averaged, undefined ones left out."""
+def table(path: Path, metric: str) -> dict[str, float]:
+    """Patient to figure: cases averaged, then labels; undefined ones left out."""
     rows = read_scores(path)
-    by_patient: dict[str, list[float]] = {}
-    for row in rows:
-        value = getattr(row, metric)
-        if value is not None:
-            by_patient.setdefault(row.patient, []).append(value)
-    patients = sorted({r.patient for r in rows})
-    return np.array([np.mean(by_patient.get(p, [np.nan])) for p in patients])
+    means = per_patient(rows, metric)
+    return {p: means.get((p, "mean"), np.nan) for p in sorted({r.patient for r in rows})}
 
 
 if __name__ == "__main__":
