@@ -27,7 +27,7 @@ class Outcome:
         key: Its key.
         status: `done`, `failed`, or `skipped` where something that it needs failed.
         message: Why, where it is not done.
-        seconds: That it took, in this session or an earlier one.
+        seconds: That it took, now or before a kill.
     """
 
     key: str
