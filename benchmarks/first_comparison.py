@@ -22,7 +22,7 @@ from augmint.augment import augment
 from augmint.data.dataset import open_dataset
 from augmint.data.pool import build_pool
 from augmint.data.splits import check_synthetic, draw_patients
-from augmint.evaluation.score import read_scores, score_case, write_scores
+from augmint.evaluation.score import per_patient, read_scores, score_case, write_scores
 from augmint.evaluation.statistics import Measurements, paired_difference
 from augmint.fit import (
     describe_device,
@@ -33,7 +33,6 @@ from augmint.fit import (
 from augmint.progress import Talk
 from augmint.segmentation.cases import predict_case
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
-from augmint.study.results import per_patient
 from augmint.synthetic import load_rows
 from results import commit, save
 

@@ -227,10 +227,10 @@ def _show(run: Path, dataset: Dataset, device: str, seed: int) -> None:
     fitted = load_run(run, device=device)
     grid = fitted.facts.grid
     few = dataset.items[:: max(1, len(dataset) // SHOWN)][:SHOWN]
-    real = [grid.to_working(dataset.load(item)) for item in few]
-    orders = [(case, 0) for case in real]
+    real = [dataset.load(item) for item in few]
+    orders = [(grid.to_working(case), 0) for case in real]
     made = fitted.method.generate(fitted.networks, orders, fitted.facts, seed=seed)
-    shown = [grid.to_working(dataset.load(item), shape=grid.window) for item in few]
+    shown = [grid.to_working(case, shape=grid.window) for case in real]
     pairs = list(zip(shown, made))
     if grid.dims == 2:
         pairs = [(_as_stored(one), _as_stored(new)) for one, new in pairs]

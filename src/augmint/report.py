@@ -38,16 +38,20 @@ def plane_of(case: Case, where: float = 0.5) -> tuple[np.ndarray, np.ndarray | N
     if case.dims == 2:
         image, mask = case.image[0].numpy(), case.mask
         return image, None if mask is None else mask.numpy()
-    axis = case.grid.slice_axis
-    mask = case.mask
-    labelled = np.arange(case.grid.shape[axis])
-    if mask is not None and bool(mask.any()):
-        others = [i for i in range(3) if i != axis]
-        labelled = np.flatnonzero(mask.numpy().any(axis=tuple(others)))
-    z = int(labelled[round(where * (len(labelled) - 1))])
+    axis, z, mask = case.grid.slice_axis, shown_slice(case, where), case.mask
     # Stored volumes run x, y; a picture runs rows, columns.
-    image = case.image[0].select(axis, z).numpy().T
-    return image, None if mask is None else mask.select(axis, z).numpy().T
+    plane = case.image[0].select(axis, z).numpy().T
+    return plane, None if mask is None else mask.select(axis, z).numpy().T
+
+
+def shown_slice(case: Case, where: float = 0.5) -> int:
+    """The slice of a volume that `plane_of` shows."""
+    axis = case.grid.slice_axis
+    labelled = np.arange(case.grid.shape[axis])
+    if case.mask is not None and bool(case.mask.any()):
+        others = [i for i in range(3) if i != axis]
+        labelled = np.flatnonzero(case.mask.numpy().any(axis=tuple(others)))
+    return int(labelled[round(where * (len(labelled) - 1))])
 
 
 def tile(

@@ -19,6 +19,7 @@ from augmint.evaluation.metrics import METRICS, POLICY, Status, score_label
 from augmint.staging import write_text
 
 SCHEMA_VERSION = 1
+MEAN = "mean"
 COLUMNS = ("case", "patient", "label", *METRICS, "unit", "status")
 
 
@@ -232,6 +233,23 @@ def read_scores(path: Path) -> list[ScoreRow]:
                 f"{','.join(COLUMNS)}; give a file that augmint wrote"
             )
         return [_row(cells) for cells in reader]
+
+
+def per_patient(rows: Iterable[ScoreRow], metric: str) -> dict[tuple[str, str], float]:
+    """(patient, label) -> mean over the patient's cases, and the mean over labels as `mean`.
+
+    What is undefined is left out, and so is a patient or label with nothing defined.
+    """
+    values: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in rows:
+        value = getattr(row, metric)
+        if value is not None:
+            values[(row.patient, row.label)].append(value)
+    means = {key: float(np.mean(found)) for key, found in values.items()}
+    by_patient: dict[str, list[float]] = defaultdict(list)
+    for (patient, _), value in means.items():
+        by_patient[patient].append(value)
+    return {**means, **{(p, MEAN): float(np.mean(v)) for p, v in by_patient.items()}}
 
 
 def summarise(rows: Sequence[ScoreRow]) -> Summary:

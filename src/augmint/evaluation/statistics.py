@@ -18,7 +18,7 @@ import numpy as np
 
 from augmint.errors import AugmintError
 from augmint.evaluation.metrics import METRICS
-from augmint.evaluation.score import ScoreRow
+from augmint.evaluation.score import MEAN, ScoreRow, per_patient
 
 LOWER_IS_BETTER = frozenset({"hd", "hd95", "assd"})
 ALPHA = 0.05
@@ -754,17 +754,8 @@ def _by_patient(rows: Sequence[ScoreRow], metric: str, label: str | None) -> dic
     if not chosen:
         names = ", ".join(sorted({row.label for row in rows})) or "none"
         raise AugmintError(f"no row of label {label!r}; the scores have {names}")
-    cases: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for row in chosen:
-        value = getattr(row, metric)
-        found = cases[row.patient][row.label]
-        if value is not None:
-            found.append(value)
-    table = {}
-    for patient, labels in cases.items():
-        means = [float(np.mean(values)) for values in labels.values() if values]
-        table[patient] = float(np.mean(means)) if means else float("nan")
-    return table
+    means = per_patient(chosen, metric)
+    return {row.patient: means.get((row.patient, MEAN), float("nan")) for row in chosen}
 
 
 def _change(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -104,6 +104,21 @@ def _evenly(*names: str, **ranges: Any) -> Augmentation:
     return Augmentation(**chances, **ranges)
 
 
+# The stack, probabilities and ranges of nnU-Net v2 (Isensee et al., Nat Methods 2021,
+# supplementary note 4.2), stated for images in [-1, 1] instead of z-scores.
+STRONG = Augmentation(
+    rotation_p=0.2,
+    scaling_p=0.2,
+    noise_p=0.1,
+    blur_p=0.2,
+    brightness_p=0.15,
+    contrast_p=0.15,
+    low_resolution_p=0.25,
+    inverted_gamma_p=0.1,
+    gamma_p=0.3,
+    mirror_p=0.5,
+)
+
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": Augmentation(),
     "weak": Augmentation(
@@ -116,35 +131,17 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         brightness_p=0.5,
         brightness=(0.9, 1.1),
     ),
-    # The stack, probabilities and ranges of nnU-Net v2 (Isensee et al., Nat Methods 2021,
-    # supplementary note 4.2), stated for images in [-1, 1] instead of z-scores.
-    "strong": Augmentation(
-        rotation_p=0.2,
-        scaling_p=0.2,
-        noise_p=0.1,
-        blur_p=0.2,
-        brightness_p=0.15,
-        contrast_p=0.15,
-        low_resolution_p=0.25,
-        inverted_gamma_p=0.1,
-        gamma_p=0.3,
-        mirror_p=0.5,
-    ),
+    "strong": STRONG,
     # The same stack for anatomy that always lies the same way (hearts, ultrasound sectors): turned
     # by 30 degrees at most, never mirrored, and moved more often, since each move is smaller.
-    "oriented": Augmentation(
+    "oriented": replace(
+        STRONG,
         rotation_p=0.5,
         rotation_deg_2d=30.0,
         rotation_deg_3d=15.0,
         scaling_p=0.5,
         translation_p=0.5,
-        noise_p=0.1,
-        blur_p=0.2,
-        brightness_p=0.15,
-        contrast_p=0.15,
-        low_resolution_p=0.25,
-        inverted_gamma_p=0.1,
-        gamma_p=0.3,
+        mirror_p=0.0,
     ),
     # One kind of change alone, within nnU-Net's ranges; an even chance, since nothing else happens.
     **{name: _evenly(name) for name in SINGLES},

@@ -10,7 +10,7 @@ import numpy as np
 
 from augmint.study.compare import Comparisons
 from augmint.study.plan import Plan
-from augmint.study.results import Table, per_patient
+from augmint.study.results import Table
 from augmint.study.spec import Study
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def failure_gallery(path: Path, folder: Path, study: Study, plan: Plan, done: se
 
     from augmint.data.dataset import open_dataset
     from augmint.data.images import read_mask
-    from augmint.evaluation.score import read_scores
+    from augmint.evaluation.score import per_patient, read_scores
     from augmint.report import plane_of, sheet, tile
 
     cells = [c for c in plan.cells if c.test == study.endpoint.test and c.unit in done]
@@ -165,14 +165,11 @@ def _as_mask(read: Any) -> Any:
 
 def _same_plane(case: Any, predicted: Any) -> np.ndarray:
     """The prediction in the plane that `plane_of` shows of the reference."""
+    from augmint.report import shown_slice
+
     if case.dims == 2:
         return np.asarray(predicted.mask)
-    axis = case.grid.slice_axis
-    others = tuple(i for i in range(3) if i != axis)
-    labelled = np.flatnonzero(case.mask.numpy().any(axis=others))
-    planes = labelled if len(labelled) else np.arange(case.grid.shape[axis])
-    z = int(planes[round(0.5 * (len(planes) - 1))])
-    return np.asarray(predicted.mask.select(axis, z)).T
+    return np.asarray(predicted.mask.select(case.grid.slice_axis, shown_slice(case))).T
 
 
 def _mean_over_fits(values: np.ndarray) -> np.ndarray:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from augmint.evaluation.metrics import POLICY
+from augmint.evaluation.score import MEAN
 from augmint.fit import versions
 from augmint.report import STYLE
 from augmint.staging import write_text
 from augmint.study.compare import Comparison, Comparisons, compare_all
 from augmint.study.figures import failure_gallery, forest_plot, learning_curve, paired_plot
 from augmint.study.plan import Plan
-from augmint.study.results import MEAN, Place, Table, collect
+from augmint.study.results import Place, Table, collect
 from augmint.study.spec import Study
 
 if TYPE_CHECKING:

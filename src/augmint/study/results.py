@@ -9,10 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from augmint.evaluation.score import ScoreRow, read_scores
+from augmint.evaluation.score import MEAN, ScoreRow, per_patient, read_scores
 from augmint.study.plan import Cell, Plan
-
-MEAN = "mean"
 
 
 @dataclass(frozen=True)
@@ -126,20 +124,3 @@ def _table(
         place, patients, tuple(draws), tuple(seeds), figures, dict(counts["fail"]),
         dict(counts["all"]), dict(counts["empty"]), rows[0].unit if rows else "px", labels,
     )  # fmt: skip
-
-
-def per_patient(rows: Iterable[ScoreRow], metric: str) -> dict[tuple[str, str], float]:
-    """(patient, label) -> mean over the patient's cases, and the mean over labels as `mean`.
-
-    What is undefined is left out, and so is a patient or label with nothing defined.
-    """
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for row in rows:
-        value = getattr(row, metric)
-        if value is not None:
-            values[(row.patient, row.label)].append(value)
-    means = {key: float(np.mean(found)) for key, found in values.items()}
-    by_patient: dict[str, list[float]] = defaultdict(list)
-    for (patient, _), value in means.items():
-        by_patient[patient].append(value)
-    return {**means, **{(p, MEAN): float(np.mean(v)) for p, v in by_patient.items()}}
