@@ -21,6 +21,9 @@ demo: $(READY)
 	@$(VENV)/bin/augmint demo
 
 test: $(READY)
+	@$(PY) -c 'import ray' 2>/dev/null \
+	  || $(PIP) install -qq --constraint $(VENV)/constraints.txt --editable ".[ray]" \
+	  || echo "Ray cannot be installed here; its tests are skipped"
 	@$(PY) -m pytest
 
 lint: $(READY)

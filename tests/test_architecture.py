@@ -15,10 +15,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Dependencies run one way: a part imports from its own level and those before it.
 LEVELS = (
     {"errors"},
-    {"case", "progress", "staging", "presets", "weights", "precision"},
+    {"case", "progress", "staging", "presets", "weights", "precision", "cluster"},
     {"imaging", "data", "diffusion"},
     {"methods", "segmentation", "evaluation"},
-    {"quality", "prepare", "fit", "generate", "synthetic", "augment", "report"},
+    {"quality", "prepare", "fit", "generate", "shards", "synthetic", "augment", "report"},
     # What commands call: these parts, and every module of its own beside them.
     {"study", "survey"},
     {"cli"},

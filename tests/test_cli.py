@@ -18,6 +18,7 @@ from augmint.data.phantoms import make_phantoms
 
 SHARED = {"--quiet", "--json", "--config", "--seed", "--device", "--continue"}
 FOLDERS = {"--raw", "--preprocessed", "--results"}
+RAY = {"--ray", "--ray-cpus"}
 READS = {"--patient-regex", "--label-map"}
 # Scripts of users depend on these names: add, never rename or take away.
 FLAGS = {
@@ -29,7 +30,7 @@ FLAGS = {
     },
     "generate": {
         "--out", "--set", "--copies", "--patients", "--shard", "--preset", "--dims", "--dry-run",
-        *SHARED, *READS,
+        *RAY, *SHARED, *READS,
     },
     "augment": {
         "--out", "--method", "--set", "--copies", "--preset", "--patients", "--folds",
@@ -42,13 +43,17 @@ FLAGS = {
     },
     "evaluate": {
         "--out", "--patients", "--largest-component", "--tolerance", "--allow-same-names",
-        *SHARED, *READS,
+        "--sliding", "--cardiac", *SHARED, *READS,
     },
     "score": {
-        "--out", "--labels", "--split", "--patients", "--tolerance", "--continue", "--quiet",
-        "--json", "--config", *READS,
+        "--out", "--labels", "--split", "--patients", "--tolerance", "--cardiac", "--continue",
+        "--quiet", "--json", "--config", *READS,
     },
-    "study": {"--out", "--device", "--continue", "--dry-run", "--quiet", "--json"},
+    "study": {"--out", "--device", "--continue", "--dry-run", "--quiet", "--json", *RAY},
+    "prove": {
+        "--out", "--budget", "--method", "--set", "--copies", "--augmentation", "--segmenter",
+        "--size", "--test", "--preset", "--steps", "--dims", "--dry-run", *RAY, *SHARED,
+    },
     "nnunet prepare": {
         "--id", "--plans-from", "--plans-name", "--configuration", "--synthetic-probability",
         "--epochs", "--iterations", "--copy", "--quiet", "--json", *FOLDERS,

@@ -318,7 +318,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, sys.argv[1])
 from test_diffusion_training import CONFIG, draw_pixels, line
 from augmint.weights import module_tensors
-from augmint.diffusion.training import fit_network
+from augmint.diffusion.training import fit_network, leave
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -334,7 +334,7 @@ if os.environ["RANK"] == "1":
 network = fit_network(network, draw_pixels, replace(CONFIG, batch_size=batch, micro_batch=micro),
                       state=out / "state", metrics=out / "metrics.jsonl")
 save_file(module_tensors(network), out / f"rank{os.environ['RANK']}.safetensors")
-torch.distributed.destroy_process_group()
+leave()
 """
 
 

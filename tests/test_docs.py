@@ -136,7 +136,7 @@ def test_flags_named_in_words_exist():
     known = {"--help", "--version"}
     for command in group.commands.values():
         for one in getattr(command, "commands", {"": command}).values():
-            known |= {flag for p in one.params for flag in p.opts}
+            known |= {flag for p in one.params for flag in (*p.opts, *p.secondary_opts)}
     for page in PAGES:
         words = FENCE.sub("", page.read_text(encoding="utf-8"))
         named = {f for code in re.findall(r"`[^`\n]+`", words) for f in _flags(code)}

@@ -3,7 +3,13 @@ import pytest
 from PIL import Image
 
 from augmint.errors import AugmintError
-from augmint.evaluation.bland_altman import bland_altman, plot_bland_altman
+from augmint.evaluation.bland_altman import (
+    Panel,
+    bland_altman,
+    bland_altman_of_fits,
+    plot_bland_altman,
+    plot_panels,
+)
 
 # Peak expiratory flow in l/min by two meters: Bland and Altman, Lancet 1986;1:307, Table 1.
 WRIGHT = [494, 395, 516, 434, 476, 557, 413, 442, 650, 433, 417, 656, 267, 478, 178, 423, 427]
@@ -142,7 +148,7 @@ def test_axes_name_quantity_unit_and_direction(tmp_path, monkeypatch, given, acr
     plot_bland_altman(WRIGHT, MINI, tmp_path / "plot.png", **given)
     (axes,) = drawn[0].axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == (across, up)
-    (legend,) = drawn[0].legends
+    (legend,) = drawn[0].subfigs[0].legends
     box, frame = legend.get_window_extent(), drawn[0].bbox
     assert frame.x0 <= box.x0 < box.x1 <= frame.x1
     assert frame.y0 <= box.y0 < box.y1 <= axes.get_window_extent().y0
@@ -155,3 +161,44 @@ def test_another_ending_is_refused(tmp_path):
     with pytest.raises(AugmintError, match=r"written as \.png"):
         plot_bland_altman(WRIGHT, MINI, tmp_path / "plot.pdf")
     assert not list(tmp_path.iterdir())
+
+
+def test_one_fit_or_equal_fits_are_the_figures_of_one():
+    one = bland_altman(WRIGHT, MINI)
+    assert bland_altman_of_fits(WRIGHT, MINI) == one
+    several = bland_altman_of_fits(WRIGHT, np.tile(MINI, (3, 1)))
+    assert several.lower == pytest.approx(one.lower)
+    assert several.upper_interval == pytest.approx(one.upper_interval)
+    assert several.num == 17
+
+
+def test_limits_of_several_fits_are_means_of_those_of_each():
+    rng = np.random.default_rng(0)
+    fits = np.array(WRIGHT) + [[0], [10], [40]] + rng.normal(0, 20, (3, 17))
+    each = [bland_altman(WRIGHT, fit) for fit in fits]
+    found = bland_altman_of_fits(WRIGHT, fits)
+    for name in ("bias", "sd", "lower", "upper"):
+        assert getattr(found, name) == pytest.approx(np.mean([getattr(b, name) for b in each]))
+    assert found.lower_interval[0] == pytest.approx(np.mean([b.lower_interval[0] for b in each]))
+
+
+@pytest.mark.parametrize("shared", [0.5, 1.0])
+def test_intervals_of_fits_hold_the_mean_limit_at_least_as_often_as_they_say(shared):
+    rng, hits = np.random.default_rng(1), 0
+    biases = np.array([[-2.0], [0], [1], [3]])
+    true = biases.mean() - 1.959964
+    for _ in range(300):
+        errors = np.sqrt(shared) * rng.normal(size=12)
+        errors = biases + errors + np.sqrt(1 - shared) * rng.normal(size=(4, 12))
+        low, high = bland_altman_of_fits(np.zeros(12), errors).lower_interval
+        hits += low <= true <= high
+    assert hits / 300 > 0.92
+
+
+def test_panels_are_drawn_side_by_side(tmp_path):
+    panels = [Panel(WRIGHT, MINI, "EDV", "ml"), Panel(MINI, WRIGHT, "ESV", "ml")]
+    found = plot_panels(panels, tmp_path / "two.png")
+    assert found == (bland_altman(WRIGHT, MINI), bland_altman(MINI, WRIGHT))
+    plot_panels(panels[:1], tmp_path / "one.png")
+    with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "one.png") as one:
+        assert two.size == (2 * one.size[0], one.size[1])

@@ -1,7 +1,12 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
+from augmint.case import Case, Grid, IntensityMap
+from augmint.errors import AugmintError
+from augmint.imaging.warps import WarpRange, random_warp, warp_case, warp_image, warp_mask
 
 STILL = WarpRange(rotation_deg=0, scale=0, shift=0, elastic=0)
 
@@ -112,3 +117,41 @@ def test_elastic_warps_of_moderate_strength_do_not_fold():
     along_x = grid[:, :-1, 1:] - grid[:, :-1, :-1]
     jacobian = along_x[..., 0] * along_y[..., 1] - along_x[..., 1] * along_y[..., 0]
     assert float((jacobian > 0).float().mean()) == 1
+
+
+def labelled(shape):
+    mask = blob(shape, [n / 2 for n in shape], 5).long()
+    grid = Grid(shape, np.eye(len(shape) + 1), False)
+    image = mask[None].float() - 0.5
+    return Case(image, mask, frozenset({1}), grid, IntensityMap((0.0,), (1.0,)), "a", "a")
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"), [((20, 20), (16, 12)), ((20, 20, 6), (16, 12)), ((20,) * 3, (16, 12, 8))]
+)
+def test_a_whole_case_is_moved_by_the_one_warp_of_its_seed(shape, window):
+    case = labelled(shape)
+    moved = warp_case(case, WarpRange(), window, 2, seeded(1))
+    assert moved.grid.shape == (*window, *shape[len(window) :])
+    grid = random_warp(WarpRange(), 1, shape[: len(window)], window, seeded(1))
+    for part in [...] if case.dims == len(window) else [(..., z) for z in range(shape[-1])]:
+        image = warp_image(case.image[part][None], grid)[0]
+        torch.testing.assert_close(moved.image[part], image)
+        assert torch.equal(moved.mask[part], warp_mask(case.mask[part][None], grid, 2)[0])
+    still = warp_case(case, STILL, window, 2, seeded(1))
+    assert not torch.equal(moved.mask, still.mask)
+
+
+def test_a_blank_case_has_the_same_mask_and_an_image_to_be_made():
+    case = labelled((20, 20, 3))
+    full = warp_case(case, WarpRange(), (16, 16), 2, seeded())
+    blank = warp_case(case, WarpRange(), (16, 16), 2, seeded(), blank=True)
+    assert torch.equal(blank.mask, full.mask)
+    assert blank.image.shape == full.image.shape
+    assert not blank.image.any()
+
+
+def test_a_case_without_a_mask_is_not_warped():
+    bare = replace(labelled((20, 20)), mask=None)
+    with pytest.raises(AugmintError, match=r"case 'a' has no mask; .*give labelled cases"):
+        warp_case(bare, WarpRange(), (16, 16), 2, seeded())

@@ -405,6 +405,14 @@ def test_prepared_again_it_adds_an_arm_and_repeats_nothing(prepared, made: Path)
         prepare(made, folders, gpu_memory_gb=2)
 
 
+def test_a_command_that_fails_is_named_with_the_end_of_its_log(prepared, tmp_path: Path):
+    _, folders = prepared
+    log = tmp_path / "new" / "log.txt"
+    with pytest.raises(AugmintError, match=r"code 2 in `nnUNetv2_train 7`; see .*required: conf"):
+        commands.run_nnunet(["nnUNetv2_train", "7"], folders, log=log)
+    assert log.read_text().startswith("+ nnUNetv2_train 7\n")
+
+
 def test_samples_are_synthetic_as_often_as_asked(prepared):
     ready, _ = prepared
     import torch

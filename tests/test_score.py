@@ -410,3 +410,72 @@ def test_real_references_score_perfectly_against_a_copy(real_data, tmp_path):
     assert {one.unit for one in summary.labels} == {"px"}
     assert [one.means["dice"] for one in summary.labels] == [1, 1, 1]
     assert [one.means["hd"] for one in summary.labels] == [0, 0, 0]
+
+
+def hearts(folder: Path, name: str, tall: int, short: int, patients: int = 3) -> Path:
+    """A folder of masks: two phases of each patient, LV columns of given heights."""
+    for number in range(patients):
+        for phase, height in (("ED", tall + number), ("ES", short)):
+            mask = np.zeros((6, 6, 12), np.uint8)
+            mask[1:3, 1:3, :height] = 2
+            save(folder / name / f"p{number}_{phase}.nii.gz", mask)
+    return folder / name
+
+
+def scored_hearts(tmp_path: Path, **more) -> Path:
+    out = tmp_path / more.pop("out", "out")
+    score(
+        tmp_path / "found", tmp_path / "true", out, labels=LABELS, patient_regex=r"^(p\d)",
+        talk=QUIET, **more,
+    )  # fmt: skip
+    return out
+
+
+def test_patients_with_both_phases_have_their_ef_compared(tmp_path):
+    hearts(tmp_path, "true", 8, 4)
+    hearts(tmp_path, "found", 8, 2)
+    out = scored_hearts(tmp_path)
+    assert (out / "bland_altman.png").exists()
+    lines = [line.split(",") for line in (out / "cardiac.csv").read_text().splitlines()]
+    first = dict(zip(lines[0], lines[1]))
+    assert (first["patient"], first["method"], first["unit"]) == ("p0", "summation of slices", "ml")
+    # A column of one slice: 2 x 2 voxels of 1.5 x 1.5 x 8 mm.
+    assert float(first["edv_reference"]) == pytest.approx(8 * 0.072)
+    assert (float(first["ef_reference"]), float(first["ef_prediction"])) == (50, 75)
+    stored = json.loads((out / "cardiac.json").read_text())
+    truth = [100 * (1 - 4 / n) for n in (8, 9, 10)]
+    found = [100 * (1 - 2 / n) for n in (8, 9, 10)]
+    assert stored["ef"]["bias"] == pytest.approx(np.mean(found) - np.mean(truth), rel=1e-5)
+    assert stored["edv"]["mae"] == 0
+
+
+def test_ef_can_be_left_alone(tmp_path):
+    hearts(tmp_path, "true", 8, 4)
+    hearts(tmp_path, "found", 8, 2)
+    out = scored_hearts(tmp_path, cardiac=False)
+    assert not list(out.glob("cardiac*"))
+    assert not (out / "bland_altman.png").exists()
+
+
+def test_work_begun_without_ef_is_measured_when_it_goes_on(tmp_path, monkeypatch):
+    hearts(tmp_path, "true", 8, 4)
+    hearts(tmp_path, "found", 8, 2)
+    module = import_module("augmint.score")
+    write = module.write_evaluation
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_evaluation", killed)
+    with pytest.raises(KeyboardInterrupt):
+        scored_hearts(tmp_path, cardiac=False)
+    monkeypatch.setattr(module, "write_evaluation", write)
+    out = scored_hearts(tmp_path, resume=True)
+    assert len((out / "cardiac.csv").read_text().splitlines()) == 4
+
+
+def test_without_phases_one_line_says_why_there_is_no_ef(data, predictions, tmp_path, capsys):
+    score(predictions, data, tmp_path / "out")
+    said = [line for line in capsys.readouterr().err.splitlines() if "EF" in line]
+    assert len(said) == 1
+    assert "column `phase`" in said[0]

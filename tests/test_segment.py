@@ -13,6 +13,8 @@ from augmint import AugmintError, augment, evaluate, open_dataset, segment
 from augmint.data.images import read_mask
 from augmint.data.phantoms import make_phantoms
 from augmint.evaluate import in_words
+from augmint.evaluation.cardiac import measure_patients
+from augmint.evaluation.function import read_rows
 from augmint.evaluation.score import read_scores, score_case, summarise
 from augmint.progress import Talk
 from augmint.segmentation.checkpoint import load_segmenter
@@ -151,7 +153,7 @@ def test_evaluate_writes_what_it_says(cohort: Path, plain: Path, tmp_path: Path)
     patient = free_patient(plain)
     summary = evaluate(plain, cohort, tmp_path / "e", patients=[patient], talk=QUIET)
     assert {p.name for p in (tmp_path / "e").iterdir()} == {
-        "predictions", "scores.csv", "patients.csv", "summary.json",
+        "predictions", "scores.csv", "patients.csv", "summary.json", "cardiac.csv", "cardiac.json",
     }  # fmt: skip
     rows = read_scores(tmp_path / "e" / "scores.csv")
     assert {r.label for r in rows} == {"RV", "MYO", "LV"}
@@ -173,6 +175,27 @@ def test_evaluate_writes_what_it_says(cohort: Path, plain: Path, tmp_path: Path)
     with (tmp_path / "e" / "patients.csv").open() as stream:
         assert [r["label"] for r in csv.DictReader(stream)] == ["LV", "MYO", "RV"]
     assert summary.policy in in_words(summary)
+
+
+def test_evaluate_measures_the_hearts_that_it_writes(cohort: Path, plain: Path, tmp_path: Path):
+    chosen = {"patients": [free_patient(plain)], "talk": QUIET}
+    evaluate(plain, cohort, tmp_path / "e", **chosen)
+    (found,) = read_rows(tmp_path / "e" / "cardiac.csv")
+    dataset = open_dataset(cohort).select(patients=chosen["patients"])
+
+    def predicted(case):
+        return read_mask(tmp_path / "e" / "predictions" / f"{case.case_id}.nii.gz")[0]
+
+    (truth,) = measure_patients(dataset)
+    (mine,) = measure_patients(dataset, mask_of=predicted)
+    assert (found.edv_reference, found.ef_reference) == pytest.approx(
+        (truth.edv, truth.ef), rel=1e-5
+    )
+    assert (found.status == "failed") == (mine.ef is None)
+    if mine.ef is not None:
+        assert found.ef_prediction == pytest.approx(mine.ef, rel=1e-5)
+    evaluate(plain, cohort, tmp_path / "f", cardiac=False, **chosen)
+    assert not list((tmp_path / "f").glob("cardiac*"))
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -266,7 +289,7 @@ def test_a_stopped_evaluation_keeps_its_finished_cases(
     evaluate(plain, cohort, tmp_path / "e", resume=True, **chosen)
     assert len(calls) == 3
     evaluate(plain, cohort, tmp_path / "f", **chosen)
-    for name in ("scores.csv", "patients.csv"):
+    for name in ("scores.csv", "patients.csv", "cardiac.csv"):
         assert (tmp_path / "e" / name).read_bytes() == (tmp_path / "f" / name).read_bytes()
 
 
@@ -404,3 +427,24 @@ def test_a_segmenters_config_repeats_it(cohort: Path, tmp_path: Path):
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     done = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "c"), "--network", "forest"])
     assert "forest" in done.stderr
+
+
+def test_sliding_looks_outside_the_window(plain, cohort, tmp_path):
+    narrow = shutil.copytree(plain, tmp_path / "narrow")
+    run = read(narrow / "run.json")
+    run["grid"]["window"] = [16, 16]
+    (narrow / "run.json").write_text(json.dumps(run))
+
+    def outside(name: str, sliding: bool) -> int:
+        evaluate(narrow, cohort, tmp_path / name, patients=[free_patient(plain)], sliding=sliding,
+                 device="cpu", talk=QUIET)  # fmt: skip
+        masks = [
+            np.asarray(read_mask(p)[0])
+            for p in (tmp_path / name / "predictions").iterdir()
+            if p.name != "labels.json"
+        ]
+        edge = np.concatenate([np.r_[m[0].ravel(), m[-1].ravel()] for m in masks])
+        return int((edge > 0).sum())
+
+    assert outside("plain", False) == 0
+    assert outside("sliding", True) > 0

@@ -1,6 +1,8 @@
 """A study's units: shared where equal, honest about patients."""
 
+import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from augmint.data.phantoms import make_phantoms
 from augmint.errors import AugmintError
-from augmint.study.plan import NULL_SEED, plan_study
+from augmint.study.plan import NULL_SEED, open_part, plan_study
 from augmint.study.spec import HELD_OUT, Study
 
 
@@ -81,8 +83,6 @@ def test_keys_follow_what_a_unit_depends_on(base):
 
 
 def test_changed_masks_are_another_dataset(base, tmp_path):
-    import shutil
-
     shutil.copytree(base, tmp_path / "copy")
     before = set(plan_study(study_of(), tmp_path / "copy").units)
     labels = sorted((tmp_path / "copy" / "train" / "labelsTr").iterdir())
@@ -122,6 +122,196 @@ def test_patients_from_a_file(base):
     rest = plan_study(study_of(sizes=None, draws=1, tests=[inside]), base)
     assert all(set(u.arguments["patients"]) == set(names[:3]) for u in rest.units.values()
                if u.kind == "train")  # fmt: skip
+
+
+def names_of(folder: Path) -> list[str]:
+    from augmint.data.dataset import open_dataset
+
+    return list(open_dataset(folder).patients)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four patients of vendor A, three of B, two of C, and two who were seen by A and by C."""
+    folder = tmp_path_factory.mktemp("mixed")
+    make_phantoms("cine-mr", out=folder / "all", vendor="A", patients=11, slices=3, size=32)
+    shutil.copytree(folder / "all", folder / "again")
+    vendors = ["A", "A", "A", "A", "B", "B", "B", "C", "C", "AC", "AC"]
+    rows = list(csv.DictReader((folder / "all" / "cases.csv").open()))
+    of = dict(zip(sorted({r["patient"] for r in rows}), vendors))
+    seen: set[str] = set()
+    for row in rows:
+        vendor = of[row["patient"]]
+        row |= {"domain": vendor[-1 if row["patient"] in seen else 0], "kind": vendor}
+        seen.add(row["patient"])
+    for name in ("all", "again"):
+        with (folder / name / "cases.csv").open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    facts = json.loads((folder / "again" / "dataset.json").read_text())
+    (folder / "again" / "dataset.json").write_text(json.dumps({**facts, "name": "again"}))
+    return folder
+
+
+def patients_of(plan, kind: str, test: str | None = None) -> set[str]:
+    cells = {c.unit for c in plan.cells if test in (None, c.test)}
+    return {
+        p
+        for u in plan.units.values()
+        if u.kind == kind and (kind != "evaluate" or u.key in cells)
+        for p in u.arguments["patients"]
+    }
+
+
+def test_domains_choose_patients_and_their_cases(mixed):
+    names = names_of(mixed / "all")
+    tests = [{"name": "C", "data": "all", "domains": ["C"]}]
+    study = study_of(
+        data="all", domains=["A", "B"], sizes=None, tests=tests, endpoint={"test": "C"}
+    )
+    plan = plan_study(study, mixed)
+    # Whoever has a case of C tests, and then trains with none.
+    assert patients_of(plan, "train") == set(names[:7])
+    assert patients_of(plan, "evaluate") == set(names[7:])
+    parts = {u.kind: open_part(u.arguments) for u in plan.units.values()}
+    assert parts["generate"].domains == parts["train"].domains == ("A", "B")
+    assert parts["evaluate"].domains == ("C",)
+    assert set(names[9:]) < set(parts["train"].patients)
+    # Named patients count where they have a case of the domains.
+    named = study_of(
+        data="all", domains=["B"], patients=names[:7], sizes=None, tests=tests,
+        endpoint={"test": "C"},
+    )  # fmt: skip
+    assert patients_of(plan_study(named, mixed), "train") == set(names[4:7])
+
+
+def test_domains_of_another_dataset(mixed):
+    names = names_of(mixed / "all")
+    tests = [
+        {"name": "A", "data": "again", "domains": ["A"], "allow_same_names": True},
+        {"name": "all", "data": "again"},
+    ]
+    plan = plan_study(
+        study_of(data="all", domains=["B"], sizes=None, tests=tests, endpoint={"test": "A"}), mixed
+    )
+    assert patients_of(plan, "evaluate", "A") == {*names[:4], *names[9:]}
+    units = {c.test: plan.units[c.unit].arguments for c in plan.cells}
+    assert units["A"]["allow_same_names"]
+    assert "allow_same_names" not in units["all"]
+    assert units["all"]["patients"] is None
+    assert units["A"]["fingerprint"] == units["all"]["fingerprint"]
+
+
+def test_a_label_map_reaches_every_unit_and_yields_to_that_of_a_test(base):
+    labels = names = {"LV": "heart", "MYO": "heart"}
+    tests = [{"name": "T", "data": "other"}, {"name": "U", "data": "other", "label_map": {}}]
+    plan = plan_study(study_of(label_map=labels, tests=tests), base)
+    maps = {u.kind: u.arguments["label_map"] for u in plan.units.values() if u.kind != "evaluate"}
+    assert maps == {"generate": names, "train": names}
+    units = {c.test: plan.units[c.unit].arguments for c in plan.cells}
+    assert units["T"]["label_map"] == names
+    assert "label_map" not in units["U"]
+    assert {"heart", "LV"} & set(open_part(units["T"]).labels) == {"heart"}
+    assert {"heart", "LV"} & set(open_part(units["U"]).labels) == {"LV"}
+    assert not set(plan.units) & set(plan_study(study_of(tests=tests), base).units)
+
+
+def test_units_keep_their_keys_where_later_fields_say_nothing(base):
+    plan = plan_study(study_of(), base)
+    kinds = {u.kind: set(u.arguments) for u in plan.units.values()}
+    data = {"data", "fingerprint", "patients"}
+    assert kinds["train"] == data | {
+        "settings",
+        "preset",
+        "dims",
+        "seed",
+        "synthetic",
+        "unfiltered",
+    }
+    assert kinds["evaluate"] == data | {"run", "tolerance"}
+    assert kinds["generate"] == data | {
+        "method", "settings", "copies", "steps", "gate_steps", "preset", "dims", "seed",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("reading", ["largest_component", "sliding"])
+def test_another_reading_is_another_evaluation_of_one_training(base, reading):
+    arms = {"stack": {}, "largest": {"like": "stack", reading: True}}
+    plan = plan_study(study_of(arms=arms), base)
+    assert plan.count("train") == 2 * 2
+    assert plan.count("evaluate") == 2 * plan.count("train")
+    pairs = {(c.draw, c.seed, c.arm): plan.units[c.unit].arguments for c in plan.cells}
+    for draw in (0, 1):
+        one, other = pairs[draw, 0, "stack"], pairs[draw, 0, "largest"]
+        assert dict(other) == {**one, reading: True}
+
+
+def test_larger_sizes_can_have_fewer_arms(base):
+    study = study_of(sizes=["all", 2, 0.6], arms_at_larger_sizes=["ours", "stack"])
+    plan = plan_study(study, base)
+    at = {n: [c for c in plan.cells if c.size == n] for n in (2, 3, 5)}
+    assert sum(map(len, at.values())) == len(plan.cells)
+    assert {c.arm for c in at[2]} == {"stack", "null", "ours", "unfiltered"}
+    assert [{c.arm for c in at[n]} for n in (3, 5)] == [{"stack", "ours"}] * 2
+    # All patients can be drawn in one way only.
+    assert [len({c.draw for c in at[n]}) for n in (2, 3, 5)] == [2, 2, 1]
+
+
+def test_a_size_that_is_asked_for_twice_is_planned_once(base):
+    once, twice = (plan_study(study_of(sizes=s), base) for s in ([2], [2, 0.4]))
+    assert len(twice.cells) == len(once.cells)
+    # A share of the folds' patients is one size, though folds differ by a patient.
+    folded = study_of(sizes=[0.7], draws=1, folds=2, tests=[], endpoint={"test": HELD_OUT})
+    plan = plan_study(folded, base)
+    assert len({c.size for c in plan.cells}) == 1
+    trained = {len(u.arguments["patients"]) for u in plan.units.values() if u.kind == "train"}
+    assert trained == {1, 2}
+
+
+def test_held_out_patients_in_groups(mixed):
+    folded = {
+        "data": "all", "sizes": None, "draws": 1, "folds": 3, "tests": [],
+        "endpoint": {"test": HELD_OUT},
+    }  # fmt: skip
+    plan = plan_study(study_of(**folded, group="kind"), mixed)
+    assert Counter(plan.groups[HELD_OUT].values()) == {"A": 4, "B": 3, "C": 2, "AC": 2}
+    with pytest.raises(AugmintError, match=r"has cases with domain '.' and '.'; results are split"):
+        plan_study(study_of(**folded, group="domain"), mixed)
+
+
+def test_patients_one_a_line(base, tmp_path):
+    names = names_of(base / "train")
+    (base / "who.txt").write_text("\n".join(names[:3]) + "\n\n")
+    plan = plan_study(study_of(patients="who.txt", sizes=None), base)
+    assert patients_of(plan, "train") == set(names[:3])
+    with pytest.raises(AugmintError, match=r"none.txt has no such list"):
+        plan_study(study_of(patients="none.txt"), base)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"domains": ["D"]}, "no domain named D; choose from A, B, C"),
+        ({"tests": [{"name": "T", "data": "all", "domains": ["A", "B", "C"]}]}, "none is left to"),
+        (
+            {"tests": [{"name": "T", "data": "all", "domains": ["B"], "patients": "A"}]},
+            "test 'T': none of its 4 patients has a case in the domains B",
+        ),
+        ({"domains": ["B"], "patients": "A"}, "the training patients: none of its 4 patients"),
+        ({"tests": [{"name": "T", "data": "again", "patients": ["x"]}]}, "again has no labels of"),
+        ({"patients": "all", "tests": [{"name": "T", "data": "all", "domains": ["B"]}]}, "leak:"),
+    ],
+)
+def test_domains_that_cannot_be_had(mixed, changes, message):
+    names = names_of(mixed / "all")
+    lists = {"A": names[:4], "all": names}
+    for part in (changes, *changes.get("tests", ())):
+        if isinstance(part.get("patients"), str):
+            part["patients"] = lists[part["patients"]]
+    plain = {"data": "all", "sizes": None, "tests": [{"name": "T", "data": "again"}]}
+    with pytest.raises(AugmintError, match=message):
+        plan_study(study_of(**{**plain, **changes}), mixed)
 
 
 @pytest.mark.parametrize(

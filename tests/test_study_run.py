@@ -100,6 +100,21 @@ def test_rows_of_scores_and_comparisons(done: Path):
     assert next(r for r in primary if r["arm"] == "null")["p_holm"] == ""
 
 
+def test_hearts_have_a_section_of_their_own(done: Path):
+    text = (done / "report.md").read_text()
+    assert "## Cardiac function: other: 2 training patients, unet" in text
+    assert "crossed random samples, like all tests here" in text
+    rows = list(csv.DictReader((done / "cardiac.csv").open()))
+    fits = {(r["arm"], r["draw"], r["seed"]) for r in rows}
+    assert len(fits) == 16
+    assert len(rows) == 16 * 3
+    assert {r["method"] for r in rows} == {"summation of slices"}
+    arms = list(csv.DictReader((done / "cardiac_arms.csv").open()))
+    failed = {a["arm"]: int(a["failed"]) for a in arms if a["figure"] == "ef"}
+    for arm, number in failed.items():
+        assert number == sum(r["status"] == "failed" for r in rows if r["arm"] == arm)
+
+
 def test_nothing_is_done_twice_and_a_longer_study_goes_on(base: Path, done: Path, monkeypatch):
     ran = []
     for kind, doer in dict(runner.DOERS).items():

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from augmint.nnunet import predict_nnunet, prepare_nnunet, train_nnunet
     from augmint.score import score
     from augmint.segment import segment
+    from augmint.study.prove import prove
     from augmint.study.run import study
 
 _WHERE: dict[str, tuple[str, str]] = {
@@ -52,6 +53,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "phantoms": ("augmint.data.phantoms", "make_phantoms"),
     "predict_nnunet": ("augmint.nnunet", "predict_nnunet"),
     "prepare_nnunet": ("augmint.nnunet", "prepare_nnunet"),
+    "prove": ("augmint.study.prove", "prove"),
     "score": ("augmint.score", "score"),
     "segment": ("augmint.segment", "segment"),
     "study": ("augmint.study.run", "study"),
@@ -81,6 +83,7 @@ __all__ = [
     "phantoms",
     "predict_nnunet",
     "prepare_nnunet",
+    "prove",
     "score",
     "segment",
     "study",

@@ -23,6 +23,15 @@ Tolerance = Annotated[
 ]
 
 
+Cardiac = Annotated[
+    bool,
+    typer.Option(
+        "--cardiac/--no-cardiac",
+        help="Measure LV volumes and EF where patients have an LV at ED and ES.",
+    ),
+]
+
+
 class _Group(TyperGroup):
     """Turns an error of the user into a message and an exit code, in one place."""
 
@@ -195,6 +204,8 @@ def generate(
     label_map: opt.LabelMap = None,
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
+    ray: opt.Ray = None,
+    ray_cpus: opt.RayCpus = None,
     resume: opt.Continue = False,
     dry_run: opt.DryRun = False,
     quiet: opt.Quiet = False,
@@ -216,7 +227,10 @@ def generate(
         return _print(plan, as_json, in_words(plan))
     from augmint.generate import generate
 
-    made = generate(run, dataset, _given(out, "-o"), resume=resume, talk=talk, **asked)
+    made = generate(
+        run, dataset, _given(out, "-o"), ray=ray, ray_cpus=ray_cpus, resume=resume, talk=talk,
+        **asked,
+    )  # fmt: skip
     _print(_folder(made), as_json)
 
 
@@ -351,7 +365,11 @@ def evaluate(
     largest_component: Annotated[
         bool, typer.Option("--largest-component", help="Keep the largest part of each label.")
     ] = False,
+    sliding: Annotated[
+        bool, typer.Option("--sliding", help="Look outside the run's window, too.")
+    ] = False,
     tolerance: Tolerance = 2.0,
+    cardiac: Cardiac = True,
     allow_same_names: Annotated[
         bool,
         typer.Option(
@@ -373,7 +391,7 @@ def evaluate(
     summary = evaluate(
         run, _open(data, patient_regex, label_map), _given(out, "-o"),
         patients=opt.read_patients(patients), largest_component=largest_component,
-        tolerance=tolerance, seed=seed, device=device, resume=resume,
+        sliding=sliding, tolerance=tolerance, cardiac=cardiac, seed=seed, device=device, resume=resume,
         allow_same_names=allow_same_names, talk=Talk(quiet=quiet),
     )  # fmt: skip
     _print({"out": str(out), **summary.to_dict()}, as_json, in_words(summary))
@@ -396,6 +414,7 @@ def score(
     ] = "train",
     patients: opt.Patients = None,
     tolerance: Tolerance = 2.0,
+    cardiac: Cardiac = True,
     patient_regex: opt.PatientRegex = None,
     label_map: opt.LabelMap = None,
     resume: opt.Continue = False,
@@ -411,7 +430,7 @@ def score(
         predictions, references, _given(out, "-o"), labels=labels,
         label_map=opt.read_label_map(label_map), patient_regex=patient_regex,
         patients=opt.named_patients(patients),
-        split=split, tolerance=tolerance, resume=resume, talk=Talk(quiet=quiet),
+        split=split, tolerance=tolerance, cardiac=cardiac, resume=resume, talk=Talk(quiet=quiet),
     )  # fmt: skip
     _print({"out": str(out), **summary.to_dict()}, as_json, in_words(summary))
 
@@ -421,6 +440,8 @@ def study(
     file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare, and how.")],
     out: opt.Out = None,
     device: opt.Device = "auto",
+    ray: opt.Ray = None,
+    ray_cpus: opt.RayCpus = None,
     resume: opt.Continue = False,
     dry_run: opt.DryRun = False,
     quiet: opt.Quiet = False,
@@ -434,7 +455,71 @@ def study(
         return _print(plan, as_json, in_words(plan))
     from augmint.study import study
 
-    made = study(file, _given(out, "-o"), device=device, resume=resume, talk=Talk(quiet=quiet))
+    made = study(
+        file,
+        _given(out, "-o"),
+        device=device,
+        ray=ray,
+        ray_cpus=ray_cpus,
+        resume=resume,
+        talk=Talk(quiet=quiet),
+    )
+    _print(_folder(made), as_json)
+
+
+@app.command()
+def prove(
+    context: typer.Context,
+    data: opt.Data = None,
+    out: opt.Out = None,
+    budget: Annotated[str, typer.Option("--budget", help="Time there is: 8h, 90min or 2d.")] = "8h",
+    method: opt.MethodName = "mask_to_image",
+    settings: opt.Set = None,
+    copies: opt.Copies = 5,
+    augmentation: Annotated[
+        str, typer.Option("--augmentation", help="Of every arm but the first, such as oriented.")
+    ] = "strong",
+    segmenter: Annotated[
+        list[str] | None,
+        typer.Option("--segmenter", help="A field of the segmenter, name=value; repeatable."),
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option("--size", min=1, help="Training patients of a draw; half of what there is."),
+    ] = None,
+    tests: Annotated[
+        list[Path] | None,
+        typer.Option("--test", help="A further dataset to test on; repeatable."),
+    ] = None,
+    preset: opt.PresetName = "quick",
+    steps: opt.Steps = None,
+    dims: opt.Dims = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    ray: opt.Ray = None,
+    ray_cpus: opt.RayCpus = None,
+    resume: opt.Continue = False,
+    dry_run: opt.DryRun = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Does it help here? A study from a dataset alone, as thorough as the budget allows."""
+    from augmint.study.prove import plan_proof, prove
+
+    talk, place = Talk(quiet=quiet), _given(data, "DATA")
+    asked: dict[str, Any] = dict(
+        budget=budget, method=method, settings=opt.settings_of(context, settings), copies=copies,
+        augmentation=augmentation, segmenter=opt.read_settings(segmenter, {}, "--segmenter"),
+        size=size, tests=tests or (), preset=preset, steps=steps, dims=dims, seed=seed,
+        device=device,
+    )  # fmt: skip
+    if dry_run:
+        proof = plan_proof(place, gate_steps=None, talk=talk, **asked)
+        return _print(proof.to_dict(), as_json, proof.in_words() + "; nothing was written")
+    made = prove(
+        place, _given(out, "-o"), ray=ray, ray_cpus=ray_cpus, resume=resume, talk=talk, **asked
+    )
     _print(_folder(made), as_json)
 
 

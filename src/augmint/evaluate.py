@@ -16,6 +16,7 @@ from augmint.data.images import IMAGE_ENDINGS, LOSSY, write_mask
 from augmint.data.layout import listed
 from augmint.data.splits import draw_patients
 from augmint.errors import AugmintError
+from augmint.evaluation.hearts import Hearts
 from augmint.evaluation.score import ScoreRow, Summary, kept_rows, score_case, write_evaluation
 from augmint.evaluation.score import in_words as in_words
 from augmint.fit import resolve_device, versions
@@ -34,18 +35,21 @@ def evaluate(
     *,
     patients: int | Sequence[str] | None = None,
     largest_component: bool = False,
+    sliding: bool = False,
     tolerance: float = 2.0,
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
     allow_same_names: bool = False,
+    cardiac: bool = True,
     talk: Talk | None = None,
 ) -> Summary:
     """Predict the real cases of a dataset on their native grids and score them.
 
-    Writes OUT/predictions, scores.csv, patients.csv (means per patient) and summary.json. Labels
-    are matched by name; those that the run was not taught, or that nobody annotated in the data,
-    are left out and named.
+    Writes OUT/predictions, scores.csv, patients.csv (means per patient) and summary.json; where
+    patients have an LV at ED and ES, also its volumes and EF: cardiac.csv, cardiac.json and
+    bland_altman.png. Labels are matched by name; those that the run was not taught, or that nobody
+    annotated in the data, are left out and named.
 
     Args:
         run: A folder made by `segment`.
@@ -53,12 +57,15 @@ def evaluate(
         out: The folder to make.
         patients: Which, or how many to draw of those that the run never saw; all by default.
         largest_component: Keep the largest connected part of each label of a case.
+        sliding: Slide the run's window over what of a case lies outside it, which is background
+            otherwise.
         tolerance: Of the surface Dice, in mm or pixels.
         seed: Of the draw of patients.
         device: `auto`, `cpu`, `cuda`, ...
         resume: Continue an unfinished evaluation.
         allow_same_names: Patients that are named as trained ones, in a dataset of another name,
             are other people.
+        cardiac: Whether LV volumes and EF are measured where the data allow it.
         talk: Where progress goes.
 
     Raises:
@@ -91,16 +98,19 @@ def evaluate(
     request = dict(
         command="evaluate", run=str(Path(run).resolve()), data=str(dataset.root.resolve()),
         patients=list(dataset.patients), labels=dict(dataset.labels),
-        largest_component=largest_component, tolerance=tolerance,
+        largest_component=largest_component, sliding=sliding, tolerance=tolerance,
         allow_same_names=allow_same_names,
     )  # fmt: skip
     with output_folder(Path(out), request, resume=resume) as folder:
+        hearts = Hearts.of(dataset.labels, shared, folder / WORK) if cardiac else None
 
         def predict_and_score(item: Item) -> list[ScoreRow]:
             case = dataset.load(item)
-            mask = _predict(taught, case, dataset, where, largest_component)
+            mask = _predict(taught, case, dataset, where, largest_component, sliding)
             path = folder / "predictions" / f"{item.case_id}{_ending(dataset)}"
             write_mask(path, mask, case.grid)
+            if hearts is not None:
+                hearts.keep(item, case.grid, np.asarray(case.mask), mask)
             return score_case(
                 np.asarray(case.mask), mask, dataset.labels, case.grid, case.case_id,
                 case.patient_id, case.annotated & shared, tolerance=tolerance,
@@ -110,11 +120,15 @@ def evaluate(
         with talk.bar("predict and score", len(dataset)) as update:
             for number, item in enumerate(dataset.items):
                 done = folder / WORK / f"{item.case_id}.json"
+                if hearts is not None and not hearts.has(item):
+                    done.unlink(missing_ok=True)
                 rows += kept_rows(done, partial(predict_and_score, item))
                 update(number + 1, "")
         write_json(folder / "predictions" / "labels.json", _numbers(taught, dataset))
         facts = {"request": request, "dataset": dataset.name, "namesakes": namesakes}
         summary = write_evaluation(folder, rows, facts, versions())
+        if hearts is not None:
+            talk.say(hearts.write(folder))
     talk.say(f"wrote predictions and scores to {out}")
     return summary
 
@@ -198,6 +212,7 @@ def _predict(
     dataset: Dataset,
     device: torch.device,
     largest_component: bool,
+    sliding: bool,
 ) -> np.ndarray:
     """The predicted mask in the dataset's numbers."""
     channels = taught.network.spec.in_channels
@@ -208,7 +223,7 @@ def _predict(
         )
     found = predict_case(
         [taught.network], replace(case, mask=None), taught.grid, device=device,
-        largest_component=largest_component,
+        largest_component=largest_component, sliding=sliding,
     )  # fmt: skip
     numbers = _numbers(taught, dataset)
     table = np.zeros(max(taught.labels.values()) + 1, dtype=np.int64)

@@ -19,7 +19,7 @@ from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.pool import Pool, build_pool
 from augmint.diffusion.checkpoint import load_network, save_network
 from augmint.diffusion.networks import Denoiser, build_network, count_parameters
-from augmint.diffusion.training import TrainingConfig, fit_network
+from augmint.diffusion.training import TrainingConfig, fit_network, leave
 from augmint.errors import AugmintError
 from augmint.methods import DatasetFacts, Method, NetworkSpec, Samples, build_method
 from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
@@ -95,6 +95,7 @@ def fit_method(
             )
         if not follows():
             hashes[name] = save_network(best, network)
+    leave()
     return hashes
 
 
@@ -234,7 +235,7 @@ def _show(run: Path, dataset: Dataset, device: str, seed: int) -> None:
     pairs = list(zip(shown, made))
     if grid.dims == 2:
         pairs = [(_as_stored(one), _as_stored(new)) for one, new in pairs]
-    write_samples(run / "sheets" / "samples.png", pairs)
+    write_samples(run / "sheets" / "samples.png", pairs, labels=fitted.facts.labels)
 
 
 def _as_stored(case: Case) -> Case:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from augmint.case import Case
+from augmint.cluster import check_address
 from augmint.data.dataset import Dataset, Item, open_dataset
 from augmint.data.images import write_image, write_mask
 from augmint.diffusion.training import autocast
@@ -47,6 +48,8 @@ def generate(
     seed: int = 0,
     device: str = "auto",
     resume: bool = False,
+    ray: str | None = None,
+    ray_cpus: int | None = None,
     talk: Talk | None = None,
 ) -> Path:
     """Make a synthetic dataset from a fitted run, or by a method without a fit; no gate judges.
@@ -63,7 +66,12 @@ def generate(
         dims: 2 or 3, likewise.
         seed: Seeds everything.
         device: `auto`, `cpu`, `cuda`, ...
-        resume: Continue an unfinished dataset.
+        resume: Continue an unfinished dataset, whether it was begun with Ray or without.
+        ray: Address of a Ray cluster: `local` starts one here for that time, `auto` finds one that
+            runs, else host:port or ray://host:port. Data, run and OUT must lie on a file system
+            that all its machines share.
+        ray_cpus: Processors and threads of each task there; by default as many as PyTorch has
+            threads here, or beside a GPU its share of its node.
         talk: Where progress goes.
 
     Returns:
@@ -75,8 +83,11 @@ def generate(
         raise AugmintError(f"shard (i, n) needs 0 <= i < n; got {tuple(shard)}")
     dataset = real_labelled(data if isinstance(data, Dataset) else open_dataset(data))
     dataset = choose_patients(dataset, patients, seed)
+    if ray is not None:
+        check_address(ray)
+    here = device if ray is None else "cpu"
     fitted = fitted_or_ready(
-        run, dataset, settings=settings, preset=preset, dims=dims, device=device, talk=talk
+        run, dataset, settings=settings, preset=preset, dims=dims, device=here, talk=talk
     )
     check_labels(fitted, dataset)
     dataset = numbered_like(dataset, fitted.facts.labels)
@@ -85,7 +96,7 @@ def generate(
         raise AugmintError(
             f"shard {shard[0]}/{shard[1]} has no case, there are {len(dataset)}; use fewer shards"
         )
-    where = resolve_device(device)
+    where = resolve_device(here)
     request = dict(
         command="generate", run=run_name(run), data=str(dataset.root.resolve()),
         copies=copies,
@@ -95,15 +106,25 @@ def generate(
     refuse_existing(Path(out))
     check_cases(part, talk)
     with output_folder(Path(out), request, resume=resume) as folder:
-        write_real(part, folder, talk)
-        cost = synthesise(
-            fitted, part, folder, copies=range(copies), seed=seed, gate=None,
-            device=where, talk=talk,
-        )  # fmt: skip
+        if ray is None:
+            write_real(part, folder, talk)
+            cost = synthesise(
+                fitted, part, folder, copies=range(copies), seed=seed, gate=None,
+                device=where, talk=talk,
+            )  # fmt: skip
+            signatures = [signature(fitted, where)]
+        else:
+            from augmint.shards import synthesise_on_ray
+
+            cost, signatures = synthesise_on_ray(
+                fitted, part, folder, copies=range(copies), seed=seed, address=ray, device=device,
+                cpus=ray_cpus, before=lambda: write_real(part, folder, talk), talk=talk,
+            )  # fmt: skip
         facts = {
             "request": request,
             "versions": versions(),
-            "signature": signature(fitted, where),
+            # Machines of a cluster may differ.
+            "signature": signatures[0] if len(signatures) == 1 else signatures,
             "folds": [
                 {
                     "fold": None,
@@ -232,19 +253,17 @@ def synthesise(
     device: torch.device,
     talk: Talk,
     fold: int | None = None,
+    only: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Write every copy of every case that is not there yet; returns what it cost.
 
     A case is finished when its row stands in the work folder; image and mask are there before it.
+    `only` names the synthetic cases to write, all by default.
     """
+    todo = unfinished(dataset, folder, copies=copies, seed=seed)
+    if only is not None:
+        todo = [(i, c) for i, c in todo if synthetic_name(i, seed, c) in only]
     rows = folder / WORK / "rows"
-    rows.mkdir(parents=True, exist_ok=True)
-    todo = [
-        (item, copy)
-        for item in dataset.items
-        for copy in copies
-        if not (rows / f"{synthetic_name(item, seed, copy)}.json").exists()
-    ]
     natives: dict[str, Case] = {}
     stored_files = files_of_cases(dataset, 0)
 
@@ -277,6 +296,21 @@ def synthesise(
             accepted += row["accepted"]
             update(number + 1, f"{accepted} accepted" if gate else "")
     return {"images": images, "sampling_seconds": round(sampling, 2)}
+
+
+def unfinished(
+    dataset: Dataset, folder: Path, *, copies: Sequence[int], seed: int
+) -> list[tuple[Item, int]]:
+    """Real cases and the numbers of their copies that are still to be made."""
+    rows = folder / WORK / "rows"
+    rows.mkdir(parents=True, exist_ok=True)
+    there = {path.stem for path in rows.glob("*.json")}
+    return [
+        (item, copy)
+        for item in dataset.items
+        for copy in copies
+        if synthetic_name(item, seed, copy) not in there
+    ]
 
 
 def synthetic_name(item: Item, seed: int, copy: int) -> str:

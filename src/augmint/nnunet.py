@@ -25,6 +25,7 @@ from augmint.segmentation.nnunet.arms import (
     arm_of,
 )
 from augmint.segmentation.nnunet.commands import (
+    default_processes,
     nnunet_folders,
     place_raw,
     require_nnunet,
@@ -138,6 +139,7 @@ def prepare_nnunet(
         for p in dict.fromkeys((0, *probabilities))
     )
     folders = nnunet_folders(raw, preprocessed, results)
+    processes = processes or default_processes()
     source = Path(dataset)
     facts = read_splits(source)
     require_nnunet()
@@ -286,7 +288,7 @@ def train_nnunet(
     talk.say(shlex.join(command))
     folders.results.mkdir(parents=True, exist_ok=True)
     log = made.parent / f"train_fold_{fold}.log" if talk.quiet else None
-    run_nnunet([command], {**folders.environment(), **variables}, log=log)
+    run_nnunet(command, folders, variables, log=log)
     return made
 
 
@@ -379,7 +381,7 @@ def predict_nnunet(
             "-chk", f"checkpoint_{checkpoint}.pth", "-device", kind, "-npp", "1", "-nps", "1",
             "--disable_progress_bar", *(["--continue_prediction"] if resume else []),
         ]  # fmt: skip
-        run_nnunet([command], {**folders.environment(), **variables}, log=folder / "nnunet.log")
+        run_nnunet(command, folders, variables, log=folder / "nnunet.log")
         write_text(folder / "run.json", json.dumps(request, indent=1))
     talk.say(f"wrote predictions to {out}; next: augmint score {out} {chosen.root} -o SCORES")
     return Path(out)

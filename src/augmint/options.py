@@ -14,7 +14,9 @@ from augmint.errors import AugmintError
 SETTINGS = "augmint.settings"
 
 
-def read_settings(pairs: Sequence[str] | None, config: Mapping[str, Any]) -> dict[str, Any]:
+def read_settings(
+    pairs: Sequence[str] | None, config: Mapping[str, Any], flag: str = "--set"
+) -> dict[str, Any]:
     """`name=value` pairs over the settings of a config file; values stay text.
 
     Raises:
@@ -24,12 +26,12 @@ def read_settings(pairs: Sequence[str] | None, config: Mapping[str, Any]) -> dic
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
-            raise AugmintError(f"--set wants name=value, got {pair!r}; see `augmint methods`")
-        settings[name.strip()] = _structured(value.strip())
+            raise AugmintError(f"{flag} wants name=value, got {pair!r}; see `augmint methods`")
+        settings[name.strip()] = _structured(value.strip(), flag)
     return settings
 
 
-def _structured(value: str) -> Any:
+def _structured(value: str, flag: str) -> Any:
     """Lists, mappings and null of YAML; all else is left to the field's own type."""
     if value[:1] not in "[{" and value != "null":
         return value
@@ -38,7 +40,7 @@ def _structured(value: str) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise AugmintError(f"--set: {value!r} is not a YAML value ({error})") from error
+        raise AugmintError(f"{flag}: {value!r} is not a YAML value ({error})") from error
 
 
 def read_label_map(pairs: Sequence[str] | None) -> dict[str, str | None] | None:
@@ -260,5 +262,22 @@ Patients = Annotated[
 Steps = Annotated[int | None, _help("Optimiser steps, instead of the preset's.", "--steps", min=1)]
 Dims = Annotated[
     int | None, _help("2 or 3, instead of what the data suggest.", "--dims", min=2, max=3)
+]
+Ray = Annotated[
+    str | None,
+    _help(
+        "Work on a Ray cluster: local (start one here for this run), auto (find one), HOST:PORT "
+        "or ray://HOST:PORT.",
+        "--ray",
+    ),
+]
+RayCpus = Annotated[
+    int | None,
+    _help(
+        "CPUs and threads of each task on Ray; by default as many threads as PyTorch has here, "
+        "beside a GPU its share of the node.",
+        "--ray-cpus",
+        min=1,
+    ),
 ]
 Copies = Annotated[int, _help("Synthetic cases for each real one.", "--copies", min=1)]

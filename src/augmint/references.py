@@ -25,11 +25,12 @@ LABEL_FILES = ("dataset.json", "labels.json")
 
 @dataclass(frozen=True)
 class Reference:
-    """One reference mask, not loaded."""
+    """One reference mask, not loaded; `columns` is the case's row of cases.csv."""
 
     case_id: str
     patient_id: str
     masks: tuple[Path, ...]
+    columns: Mapping[str, str]
     load: Callable[[], tuple[np.ndarray, Grid]]
 
 
@@ -89,8 +90,8 @@ def open_references(
     if rest := len(dataset.items) - len(labelled):
         talk.say(f"note: {rest} case(s) without a mask, or synthetic, are left out")
     items = [
-        Reference(item.case_id, item.patient_id, item.masks, partial(_load_item, dataset, item))
-        for item in labelled
+        Reference(i.case_id, i.patient_id, i.masks, i.columns, partial(_load_item, dataset, i))
+        for i in labelled
     ]
     return References(dataset.root, dataset.name, tuple(items), dataset.table)
 
@@ -148,8 +149,8 @@ def _open_bare(
     origins, rule = find_origins(listing, patient_regex)
     talk.say(f"patients: {rule}")
     items = [
-        Reference(c, origins[c].patient_id, (path,), partial(_load_mask, c, path, table, known))
-        for c, path in sorted(masks.items())
+        Reference(c, o.patient_id, (path,), o.columns, partial(_load_mask, c, path, table, known))
+        for c, path, o in ((c, path, origins[c]) for c, path in sorted(masks.items()))
     ]
     return References(folder, listing.name, tuple(items), table)
 

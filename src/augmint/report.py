@@ -21,6 +21,8 @@ COLOURS = (
     (240, 228, 66), (213, 94, 0), (120, 120, 255), (200, 200, 200),
 )  # fmt: skip
 TILE = 160
+# Width of a square of the legend and the gap behind it.
+SWATCH = 19
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,8 +71,12 @@ def tile(
         labels = Image.fromarray(mask.astype(np.uint8)).crop(box)
         big = np.array(labels.resize((size, size), Image.Resampling.NEAREST))
         for index in np.unique(big[big > 0]):
-            rgb[_outline(big == index)] = COLOURS[(int(index) - 1) % len(COLOURS)]
+            rgb[_outline(big == index)] = _colour(int(index))
     return rgb
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    return COLOURS[(index - 1) % len(COLOURS)]
 
 
 def _outline(mask: np.ndarray) -> np.ndarray:
@@ -85,17 +91,37 @@ def sheet(
     *,
     columns: Sequence[str],
     names: Sequence[str],
+    labels: Mapping[str, int] | None = None,
 ) -> None:
-    """Write a grid of tiles with a heading for each column and a name for each row."""
+    """Write a grid of tiles with a heading for each column and a name for each row.
+
+    Args:
+        path: The picture to write.
+        rows: Tiles, row by row; None stays empty.
+        columns: Headings.
+        names: Names of the rows, lines of text.
+        labels: Names and indices of the outlines that the tiles show, for a legend above them all.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
-    size, left, top, gap = TILE, 170, 26, 3
+    size, left, gap, line_height = TILE, 170, 3, 20
     width = left + len(columns) * (size + gap)
+    font = ImageFont.load_default(13)
+    legend = _legend(labels or {}, font, left + 4, width)
+    strip = 6 + line_height * (1 + legend[-1][1]) if legend else 0
+    top = strip + 26
     canvas = Image.new("RGB", (width, top + len(rows) * (size + gap)), (18, 18, 20))
     draw = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(13)
+    if legend:
+        draw.rectangle((0, 0, width, strip - 1), fill=(40, 40, 44))
+        draw.text((6, 5), "outlines", fill=(190, 190, 190), font=font)
+    for x, line, colour, name in legend:
+        y = 5 + line_height * line
+        draw.rectangle((x, y + 2, x + 12, y + 13), outline=colour, width=3)
+        draw.text((x + SWATCH, y), name, fill=(235, 235, 235), font=font)
     for x, title in enumerate(columns):
-        draw.text((left + x * (size + gap) + 4, 5), title, fill=(235, 235, 235), font=font)
+        place = (left + x * (size + gap) + 4, strip + 5)
+        draw.text(place, title, fill=(235, 235, 235), font=font)
     for y, tiles in enumerate(rows):
         for line, text in enumerate(names[y].split("\n")):
             place = (6, top + y * (size + gap) + 6 + 17 * line)
@@ -109,6 +135,23 @@ def sheet(
     temporary = path.with_name("writing." + path.name)
     canvas.save(temporary)
     temporary.replace(path)
+
+
+def _legend(
+    labels: Mapping[str, int], font: Any, left: int, width: int
+) -> list[tuple[int, int, tuple[int, int, int], str]]:
+    """Place, line, colour and name of each label, the background left out."""
+    placed = []
+    x, line = left, 0
+    for name, index in sorted(labels.items(), key=lambda one: one[1]):
+        if not index:
+            continue
+        end = x + SWATCH + round(font.getlength(name))
+        if end > width and x > left:
+            line, end, x = line + 1, left + end - x, left
+        placed.append((x, line, _colour(index), name))
+        x = end + 18
+    return placed
 
 
 def write_sheets(
@@ -129,11 +172,11 @@ def write_sheets(
     for row in made:
         if row["accepted"]:
             by_source.setdefault(row["source_case"], []).append(row)
-    names = list(by_source)
-    picked = [names[i] for i in _spread(len(names), sources)]
+    found = list(by_source)
+    picked = [found[i] for i in _spread(len(found), sources)]
     copies = min(copies, max((len(v) for v in by_source.values()), default=0))
     cases = {i.case_id: i for i in whole.items}
-    tiles, labels = [], []
+    tiles, names = [], []
     for source in picked:
         real = whole.load(cases[source])
         places = _places(real.dims == 3)
@@ -144,21 +187,23 @@ def write_sheets(
                 image, mask = plane_of(case, where)
                 line += [tile(image, None, window=window), tile(image, mask, window=window)]
             tiles.append(line + [None] * (2 * (copies + 1) - len(line)))
-            labels.append(f"{source}\n{title}")
+            names.append(f"{source}\n{title}")
     if tiles:
         columns = ["real", "real, mask"]
         for k in range(copies):
             columns += [f"synthetic {k + 1}", "its mask"]
         written.append(folder / "sheets" / "pairs.png")
-        sheet(written[-1], tiles, columns=columns, names=labels)
+        sheet(written[-1], tiles, columns=columns, names=names, labels=facts.labels)
     rejected = [r for r in made if not r["accepted"]]
     if rejected:
         written.append(folder / "sheets" / "rejected.png")
-        _rejected_sheet(written[-1], folder, rejected, window)
+        _rejected_sheet(written[-1], folder, rejected, window, facts.labels)
     return written
 
 
-def write_samples(path: Path, pairs: Sequence[tuple[Case, Case]]) -> None:
+def write_samples(
+    path: Path, pairs: Sequence[tuple[Case, Case]], *, labels: Mapping[str, int] | None = None
+) -> None:
     """A sheet of real cases and the synthetic ones made from them, on the working window."""
     places = _places(any(real.dims == 3 for real, _ in pairs))
     rows, names = [], []
@@ -170,15 +215,20 @@ def write_samples(path: Path, pairs: Sequence[tuple[Case, Case]]) -> None:
                 line += [tile(image, None), tile(image, mask)]
             rows.append(line)
             names.append(f"{real.case_id}\n{title}")
-    sheet(path, rows, columns=["real", "real, mask", "synthetic", "its mask"], names=names)
+    columns = ["real", "real, mask", "synthetic", "its mask"]
+    sheet(path, rows, columns=columns, names=names, labels=labels)
 
 
 def _rejected_sheet(
-    path: Path, folder: Path, rejected: Sequence[Mapping[str, Any]], window: float
+    path: Path,
+    folder: Path,
+    rejected: Sequence[Mapping[str, Any]],
+    window: float,
+    labels: Mapping[str, int],
 ) -> None:
     kept = open_dataset(folder / "rejected")
     items = {i.case_id: i for i in kept.items}
-    tiles, labels = [], []
+    tiles, names = [], []
     for k in _spread(len(rejected), 8):
         case = kept.load(items[rejected[k]["case"]])
         line: list[np.ndarray | None] = []
@@ -187,9 +237,9 @@ def _rejected_sheet(
             line += [tile(image, None, window=window), tile(image, mask, window=window)]
         tiles.append(line)
         reason = str(rejected[k]["reason"]).replace("agreement ", "")
-        labels.append(f"{rejected[k]['source_case']}\ncopy {rejected[k]['copy']}\n{reason}")
-    columns = ["rejected", "its mask"] * (len(tiles[0]) // 2)
-    sheet(path, tiles, columns=columns, names=labels)
+        names.append(f"{rejected[k]['source_case']}\ncopy {rejected[k]['copy']}\n{reason}")
+    columns = ["synthetic, rejected", "its mask"] * (len(tiles[0]) // 2)
+    sheet(path, tiles, columns=columns, names=names, labels=labels)
 
 
 def _places(volumes: bool) -> list[tuple[str, float]]:
@@ -225,7 +275,7 @@ def data_sheet(path: Path, dataset: Dataset, *, count: int = 24) -> None:
     if tiles:
         rows.append(tiles + [None] * (8 - len(tiles)))
     names = [f"{dataset.name}" if i == 0 else "" for i in range(len(rows))]
-    sheet(path, rows, columns=["image", "mask"] * 4, names=names)
+    sheet(path, rows, columns=["image", "mask"] * 4, names=names, labels=dataset.labels)
 
 
 STYLE = """

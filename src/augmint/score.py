@@ -14,6 +14,7 @@ from augmint.data.images import read_mask
 from augmint.data.labels import LabelTable
 from augmint.data.layout import listed
 from augmint.errors import AugmintError
+from augmint.evaluation.hearts import Hearts
 from augmint.evaluation.score import ScoreRow, Summary, kept_rows, score_case, write_evaluation
 from augmint.fit import versions
 from augmint.progress import Talk
@@ -40,16 +41,18 @@ def score(
     split: str = "train",
     tolerance: float = 2.0,
     resume: bool = False,
+    cardiac: bool = True,
     talk: Talk | None = None,
 ) -> Summary:
     """Score a folder of predicted masks on the native grids of their references.
 
     Predictions are named as nnU-Net names them: CASE.nii.gz, or any other ending that can be read.
     Writes OUT/scores.csv, patients.csv (means per patient) and summary.json (means, failures and
-    the policy for empty masks). Where the predictions have a dataset.json (nnU-Net writes one) or
-    a labels.json, labels are matched by name; those that were not predicted, or that nobody
-    annotated in the references, are left out and named. Otherwise the predictions must hold the
-    numbers of the references.
+    the policy for empty masks); where patients have an LV at ED and ES, also its volumes and EF:
+    cardiac.csv, cardiac.json and bland_altman.png. Where the predictions have a dataset.json
+    (nnU-Net writes one) or a labels.json, labels are matched by name; those that were not
+    predicted, or that nobody annotated in the references, are left out and named. Otherwise the
+    predictions must hold the numbers of the references.
 
     Args:
         predictions: The folder.
@@ -65,6 +68,7 @@ def score(
         split: Of a dataset: `train`, or `test` where its test cases have masks.
         tolerance: Of the surface Dice, in mm or pixels.
         resume: Continue an unfinished scoring.
+        cardiac: Whether LV volumes and EF are measured where the data allow it.
         talk: Where progress goes.
 
     Raises:
@@ -92,19 +96,24 @@ def score(
         tolerance=tolerance,
     )  # fmt: skip
     with output_folder(Path(out), request, resume=resume) as target:
+        hearts = Hearts.of(truth.table.labels, shared, target / WORK) if cardiac else None
         rows: list[ScoreRow] = []
         with talk.bar("score", len(items)) as update:
             for number, item in enumerate(items):
-                path = files[item.case_id]
+                path, done = files[item.case_id], target / WORK / f"{item.case_id}.json"
+                if hearts is not None and not hearts.has(item):
+                    done.unlink(missing_ok=True)
                 rows += kept_rows(
-                    target / WORK / f"{item.case_id}.json",
-                    partial(_score_one, item, path, truth, predicted, shared, tolerance),
+                    done,
+                    partial(_score_one, item, path, truth, predicted, shared, tolerance, hearts),
                     sources=(path, *item.masks),
                 )
                 update(number + 1, "")
         summary = write_evaluation(
             target, rows, {"request": request, "dataset": truth.name}, versions()
         )
+        if hearts is not None:
+            talk.say(hearts.write(target))
     talk.say(f"wrote scores to {out}")
     return summary
 
@@ -116,6 +125,7 @@ def _score_one(
     predicted: LabelTable,
     shared: frozenset[int],
     tolerance: float,
+    hearts: Hearts | None,
 ) -> list[ScoreRow]:
     mask, grid = item.load()
     stored, affine, known = read_mask(path)
@@ -129,9 +139,12 @@ def _score_one(
             f"than its reference, {_words(grid)}; resample it onto the grid of the reference with "
             "nearest neighbour"
         )
+    prediction = predicted.apply(stored, f"prediction {path}")
+    if hearts is not None:
+        hearts.keep(item, grid, mask, prediction)
     return score_case(
-        mask, predicted.apply(stored, f"prediction {path}"), truth.table.labels, grid,
-        item.case_id, item.patient_id, shared, tolerance=tolerance,
+        mask, prediction, truth.table.labels, grid, item.case_id, item.patient_id, shared,
+        tolerance=tolerance,
     )  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from augmint.errors import AugmintError
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentations", "gt")
 MASK_SUFFIX = re.compile(r"^(.+)_(?:mask|masks|seg|segmentation|gt|label|labels)(?:_\d+)?$", re.I)
-# Whole cine loops that CAMUS and ACDC store beside their annotated frames.
-SEQUENCE_SUFFIX = re.compile(r"_(?:4d|sequence|half_sequence)$", re.I)
+# Whole cine loops, with or without masks, that CAMUS and ACDC store beside their annotated frames.
+SEQUENCE_SUFFIX = re.compile(r"_(?:4d|sequence|half_sequence)(?:_gt)?$", re.I)
 
 
 def find_folders(root: Path) -> tuple[Path, Path] | None:
@@ -45,10 +45,9 @@ def list_folders(root: Path) -> Listing:
         images, masks = _image_files(pair[0]), _image_files(pair[1])
         image_root, mask_root = pair
     else:
-        files = _image_files(root)
+        files = [p for p in _image_files(root) if not SEQUENCE_SUFFIX.search(stem_of(p))]
         masks = [path for path in files if MASK_SUFFIX.match(stem_of(path))]
-        frames = [path for path in files if not SEQUENCE_SUFFIX.search(stem_of(path))]
-        images = sorted(set(frames) - set(masks))
+        images = sorted(set(files) - set(masks))
         image_root = mask_root = root
     keys = {path: _key(path, image_root) for path in images}
     counts = Counter(keys.values())

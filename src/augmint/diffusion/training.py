@@ -254,6 +254,18 @@ def _join(network: nn.Module, device: torch.device | str) -> None:
         dist.broadcast(tensor, 0)
 
 
+def leave() -> None:
+    """Leave torchrun's other processes, once all have come this far.
+
+    The first process serves the others' store: it must not end while one of them still asks.
+    """
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def _all_have_memory(mine: bool, device: torch.device | str, world: int) -> bool:
     """Whether every process got through its share: all halve their micro-batch, or none."""
     if world == 1:

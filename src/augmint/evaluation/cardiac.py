@@ -1,10 +1,9 @@
-"""LV volumes and ejection fraction of patients, by discs of apical frames or slices of a stack."""
+"""LV volumes and ejection fraction of the patients of a dataset."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -13,71 +12,17 @@ from augmint.case import Case, Grid
 from augmint.data.dataset import Dataset, Item
 from augmint.data.layout import listed
 from augmint.errors import AugmintError
-from augmint.evaluation.discs import biplane_volume, measure_view, single_plane_volume
-
-MM3_PER_ML = 1000.0
-PHASES = ("ED", "ES")
-APICAL_VIEWS = ("2CH", "4CH")
-
-
-@dataclass(frozen=True)
-class CardiacFunction:
-    """LV volumes and ejection fraction of one patient.
-
-    Attributes:
-        patient: Its name.
-        edv: End-diastolic volume in `unit`; None where it could not be measured.
-        esv: End-systolic volume in `unit`, or None.
-        ef: Ejection fraction in percent, or None.
-        unit: `ml`, or `px^3` where the spacing is unknown: then only `ef` has a meaning.
-        method: `biplane discs`, `single-plane discs 2CH`, `single-plane discs 4CH` or `slices`.
-        note: Why a figure is missing, and which parts of a mask were left out; may be empty.
-    """
-
-    patient: str
-    edv: float | None
-    esv: float | None
-    ef: float | None
-    unit: Literal["ml", "px^3"]
-    method: str
-    note: str = ""
-
-
-def stack_volume(cavity: np.ndarray, *, spacing: Sequence[float]) -> float:
-    """Volume by summation of slices: area times slice distance over all slices.
-
-    Args:
-        cavity: (*spatial) boolean volume.
-        spacing: Voxel size per axis, that across slices being their distance, gap included.
-
-    Returns:
-        In the cube of the spacing's unit: 1000 mm^3 are 1 ml.
-
-    Raises:
-        AugmintError: if the mask is empty or not a volume.
-    """
-    cavity = np.asarray(cavity, bool)
-    if cavity.ndim != 3 or len(spacing) != 3 or not min(spacing) > 0:
-        raise AugmintError(
-            f"a sum of slices needs a volume and three spacings above 0, got shape {cavity.shape} "
-            f"and {tuple(spacing)}; apical frames are measured by `measure_view`"
-        )
-    if not cavity.any():
-        raise AugmintError("the LV cavity mask is empty, so it has no volume; check the mask")
-    return float(cavity.sum() * np.prod(np.asarray(spacing, float)))
-
-
-def ejection_fraction(edv: float, esv: float) -> float:
-    """(EDV - ESV) / EDV in percent; both volumes in one unit, whichever.
-
-    A negative value, from an ESV above the EDV, is returned as it is.
-
-    Raises:
-        AugmintError: if the EDV is not above 0 or the ESV is below 0.
-    """
-    if not edv > 0 or not esv >= 0:
-        raise AugmintError(f"EF needs an EDV above 0 and an ESV of 0 or more, got {edv} and {esv}")
-    return 100 * (edv - esv) / edv
+from augmint.evaluation.volumes import (
+    APICAL_VIEWS,
+    PHASES,
+    CardiacFunction,
+    Cavity,
+    Key,
+    check_spacing,
+    measure_cavity,
+    measure_patient,
+    views_of,
+)
 
 
 def measure_patients(
@@ -125,14 +70,16 @@ def measure_patients(
     wanted = [_class_of(dataset, name) for name in (lv, atrium) if name is not None]
     measured = []
     for patient, items in _by_patient(dataset, phases or {}).items():
-        views = _views_of(patient, items, single_plane)
+        views = views_of(patient, items, single_plane=single_plane)
         loaded = {
             key: _load(dataset, item, wanted, mask_of, pixel_column)
             for key, item in items.items()
             if key[0] in views
         }
-        known = _check_spacing(patient, loaded, ef_only)
-        measured.append(_measure(patient, loaded, known=known, forgiving=mask_of is not None))
+        known = check_spacing(patient, loaded, ef_only=ef_only)
+        measured.append(
+            measure_patient(patient, loaded, known=known, forgiving=mask_of is not None)
+        )
     return tuple(measured)
 
 
@@ -193,19 +140,6 @@ def pair_patients(
     return values[:, 0], values[:, 1], failed
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """The cavity of one case, and the atrium where it is asked for; a frame is (H, W)."""
-
-    case_id: str
-    cavity: np.ndarray
-    atrium: np.ndarray | None
-    grid: Grid
-
-
-_Key = tuple[str, str]  # view (empty for a stack), phase
-
-
 def _class_of(dataset: Dataset, name: str) -> int:
     index = dataset.labels.get(name, 0)
     if index not in dataset.annotated:
@@ -217,9 +151,9 @@ def _class_of(dataset: Dataset, name: str) -> int:
     return index
 
 
-def _by_patient(dataset: Dataset, phases: Mapping[str, str]) -> dict[str, dict[_Key, Item]]:
+def _by_patient(dataset: Dataset, phases: Mapping[str, str]) -> dict[str, dict[Key, Item]]:
     """Patient to (view, phase) to case; the view is empty for anything not apical."""
-    found: dict[str, dict[_Key, Item]] = {patient: {} for patient in dataset.patients}
+    found: dict[str, dict[Key, Item]] = {patient: {} for patient in dataset.patients}
     for item in dataset.items:
         if item.synthetic:
             raise AugmintError(
@@ -247,30 +181,6 @@ def _by_patient(dataset: Dataset, phases: Mapping[str, str]) -> dict[str, dict[_
     return found
 
 
-def _views_of(patient: str, items: Mapping[_Key, Item], single_plane: bool) -> tuple[str, ...]:
-    """The views to measure, each present at both phases."""
-    views = sorted({view for view, _ in items})
-    lacking = [
-        f"{view or 'volume'} {p}" for view in views for p in PHASES if (view, p) not in items
-    ]
-    if not views or lacking:
-        raise AugmintError(
-            f"patient {patient!r}: EF needs ED and ES of each view, missing are "
-            f"{listed(lacking) if lacking else 'both'}; select patients that have them"
-        )
-    if len(views) == 1 and views[0] and not single_plane:
-        other = APICAL_VIEWS[views[0] == APICAL_VIEWS[0]]
-        raise AugmintError(
-            f"patient {patient!r}: biplane discs need 2CH and 4CH, {other} is missing; select "
-            "patients that have both, or ask for single_plane"
-        )
-    if "" in views and len(views) > 1:
-        raise AugmintError(
-            f"patient {patient!r} has apical frames and other cases at ED and ES; select one kind"
-        )
-    return tuple(views)
-
-
 def _classes(case: Case, mask_of: Callable[[Case], np.ndarray] | None) -> np.ndarray:
     if mask_of is None and case.mask is None:
         raise AugmintError(f"case {case.case_id!r} has no reference mask; leave it out")
@@ -289,18 +199,11 @@ def _load(
     wanted: Sequence[int],
     mask_of: Callable[[Case], np.ndarray] | None,
     pixel_column: str | None,
-) -> _Loaded:
-    """Cavity, atrium and grid of one case; a one-slice apical file becomes a frame."""
+) -> Cavity:
+    """One case measured, from its reference or from a prediction."""
     case = dataset.load(item)
-    classes, grid = _classes(case, mask_of), case.grid
-    apical = item.columns.get("view") in APICAL_VIEWS
-    if apical and grid.dims == 3 and grid.shape[grid.slice_axis] == 1:
-        classes, grid = classes.squeeze(grid.slice_axis), grid.plane()
-    if grid.dims != (2 if apical else 3):
-        raise AugmintError(
-            f"case {case.case_id!r}: shape {grid.shape} is measured neither by discs, which need a "
-            "frame of view 2CH or 4CH, nor by slices, which need a volume; name the view"
-        )
+    classes, view = _classes(case, mask_of), item.columns.get("view", "")
+    grid, apical = case.grid, view in APICAL_VIEWS
     if pixel_column is not None and not grid.spacing_known:
         try:
             size = float(item.columns[pixel_column])
@@ -311,76 +214,8 @@ def _load(
                 f"case {case.case_id!r}: the column {pixel_column!r} must hold the pixel size of a "
                 f"frame in mm, got {item.columns.get(pixel_column)!r}"
             )
-        grid = Grid(grid.shape, np.diag([size, size, 1.0]), True)
-    masks = [classes == index for index in wanted]
-    return _Loaded(case.case_id, masks[0], masks[1] if apical and len(masks) > 1 else None, grid)
-
-
-def _check_spacing(patient: str, loaded: Mapping[_Key, _Loaded], ef_only: bool) -> bool:
-    """Whether all spacings are known; where not, ED and ES must share a grid."""
-    unknown = [part.case_id for part in loaded.values() if not part.grid.spacing_known]
-    if not unknown:
-        return True
-    if not ef_only:
-        raise AugmintError(
-            f"patient {patient!r}: the spacing of {listed(unknown)} is unknown, so there are no "
-            "volumes in ml; give files with spacing, or ask for EF alone (ef_only)"
-        )
-    if len(unknown) < len(loaded):
-        raise AugmintError(
-            f"patient {patient!r}: the spacing of {listed(unknown)} is unknown, that of the other "
-            "cases is not; EF needs one unit for all"
-        )
-    for view in {view for view, _ in loaded}:
-        ed, es = (loaded[view, phase] for phase in PHASES)
-        if ed.grid.shape != es.grid.shape:
-            raise AugmintError(
-                f"patient {patient!r}: {ed.case_id} {ed.grid.shape} and {es.case_id} "
-                f"{es.grid.shape} differ in shape, so without spacing EF cannot compare them"
-            )
-    return False
-
-
-def _measure(
-    patient: str, loaded: Mapping[_Key, _Loaded], *, known: bool, forgiving: bool
-) -> CardiacFunction:
-    views = sorted({view for view, _ in loaded})
-    method = "slices" if not views[0] else "biplane discs"
-    if len(views) == 1 and views[0]:
-        method = f"single-plane discs {views[0]}"
-    unit: Literal["ml", "px^3"] = "ml" if known else "px^3"
-    volumes: dict[str, float | None] = {}
-    notes: list[str] = []
-    for phase in PHASES:
-        parts = [loaded[view, phase] for view in views]
-        try:
-            volumes[phase] = _volume(parts, bool(views[0]), known, notes)
-        except AugmintError as error:
-            if not forgiving:
-                raise
-            volumes[phase] = None
-            notes.append(str(error))
-    edv, esv = volumes["ED"], volumes["ES"]
-    ef = None if edv is None or esv is None else ejection_fraction(edv, esv)
-    return CardiacFunction(patient, edv, esv, ef, unit, method, "; ".join(notes))
-
-
-def _volume(parts: Sequence[_Loaded], apical: bool, known: bool, notes: list[str]) -> float:
-    """The volume of one phase in ml or px^3; what was left out is added to the notes."""
-    per_unit = MM3_PER_ML if known else 1.0
-    measured = []
-    for part in parts:
-        try:
-            if not apical:
-                return stack_volume(part.cavity, spacing=part.grid.spacing) / per_unit
-            view = measure_view(part.cavity, spacing=part.grid.spacing, atrium=part.atrium)
-        except AugmintError as error:
-            raise AugmintError(f"case {part.case_id!r}: {error}") from None
-        if view.apart:
-            notes.append(f"case {part.case_id!r}: {view.apart:.1%} of the cavity lies apart")
-        measured.append(view)
-    if len(measured) == 1:
-        return single_plane_volume(measured[0]) / per_unit
-    two, four = measured
-    length = None if known else math.sqrt(two.length * four.length)
-    return biplane_volume(two, four, length=length) / per_unit
+        grid = Grid(grid.shape, np.diag([size] * grid.dims + [1.0]), True)
+    cavity, *atrium = (classes == index for index in wanted)
+    return measure_cavity(
+        case.case_id, cavity, grid, view, atrium=atrium[0] if apical and atrium else None
+    )

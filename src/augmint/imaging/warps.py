@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from augmint.case import Case
+from augmint.errors import AugmintError
+
 
 @dataclass(frozen=True)
 class WarpRange:
@@ -110,3 +113,44 @@ def warp_mask(mask: Tensor, grid: Tensor, num_classes: int) -> Tensor:
     # Background by default outside: sample the foreground, let background be what remains.
     share = functional.grid_sample(one_hot[:, 1:], grid, mode="bilinear", align_corners=False)
     return torch.cat([1 - share.sum(1, keepdim=True), share], 1).argmax(1)
+
+
+def warp_case(
+    case: Case,
+    warp: WarpRange,
+    window: Sequence[int],
+    num_classes: int,
+    generator: torch.Generator,
+    *,
+    blank: bool = False,
+) -> Case:
+    """A case on the window as one random warp moves it, image and mask together.
+
+    Args:
+        case: Labelled, on the canvas. With a 2-D window all slices of a volume, along the last
+            axis, move alike.
+        warp: The ranges.
+        window: Spatial shape that is made.
+        num_classes: Background included.
+        generator: A CPU generator.
+        blank: Leave the image empty (zeros), for one that is still to be made.
+
+    Raises:
+        AugmintError: for a case without a mask.
+    """
+    if case.mask is None:
+        raise AugmintError(
+            f"case {case.case_id!r} has no mask; real masks are warped here, so give labelled cases"
+        )
+    by_slice = case.dims > len(window)
+    masks = case.mask.movedim(-1, 0) if by_slice else case.mask[None]
+    grid = random_warp(warp, 1, masks.shape[1:], window, generator)
+    grid = grid.expand(len(masks), *grid.shape[1:])
+    warped = warp_mask(masks, grid, num_classes)
+    mask = warped.movedim(0, -1) if by_slice else warped[0]
+    if blank:
+        image = torch.zeros(len(case.image), *mask.shape)
+    else:
+        images = warp_image(case.image.movedim(-1, 0) if by_slice else case.image[None], grid)
+        image = images.movedim(0, -1) if by_slice else images[0]
+    return replace(case, image=image, mask=mask, grid=replace(case.grid, shape=tuple(mask.shape)))

@@ -26,7 +26,7 @@ from augmint.diffusion.sampling import (
     with_guidance,
 )
 from augmint.errors import AugmintError
-from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
+from augmint.imaging.warps import WarpRange, random_warp, warp_case, warp_image, warp_mask
 from augmint.methods.protocol import DatasetFacts, NetworkSpec, Samples
 from augmint.precision import autocast
 
@@ -182,23 +182,16 @@ class MaskToImage:
         walk: str,
     ) -> Case:
         """The new case with its warped mask and an empty image; one warp for all its slices."""
-        if case.mask is None:
-            raise AugmintError(
-                f"case {case.case_id!r} has no mask; mask_to_image warps real masks, so give "
-                "labelled cases"
-            )
-        by_slice = facts.grid.dims == 2 and case.dims == 3
-        masks = case.mask.movedim(-1, 0) if by_slice else case.mask[None]
-        grid = random_warp(
-            WarpRange().scaled(self.warp), 1, masks.shape[1:], facts.grid.window, generator
-        )
-        warped = warp_mask(masks, grid.expand(len(masks), *grid.shape[1:]), facts.num_classes)
-        mask = warped.movedim(0, -1) if by_slice else warped[0]
-        return replace(
+        moved = warp_case(
             case,
-            image=torch.zeros(facts.channels, *mask.shape),
-            mask=mask,
-            grid=replace(case.grid, shape=tuple(mask.shape)),
+            WarpRange().scaled(self.warp),
+            facts.grid.window,
+            facts.num_classes,
+            generator,
+            blank=True,
+        )
+        return replace(
+            moved,
             case_id=f"{case.case_id}__s{seed}_c{copy}",
             provenance=Provenance(
                 source_case=case.case_id,

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-import torch
-
 from augmint.case import Case, Provenance
 from augmint.diffusion.networks import Denoiser
 from augmint.diffusion.sampling import generator_for
 from augmint.errors import AugmintError
-from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
+from augmint.imaging.warps import WarpRange, warp_case
 from augmint.methods.protocol import DatasetFacts, NetworkSpec
 
 
@@ -58,28 +56,12 @@ class WarpedPairs:
             AugmintError: for a case without a mask.
         """
         for case, copy in orders:
-            if case.mask is None:
-                raise AugmintError(
-                    f"case {case.case_id!r} has no mask; warped_pairs warps real pairs, so give "
-                    "labelled cases"
-                )
-            by_slice = facts.grid.dims == 2 and case.dims == 3
-            masks = case.mask.movedim(-1, 0) if by_slice else case.mask[None]
-            images = case.image.movedim(-1, 0) if by_slice else case.image[None]
-            grid = random_warp(
-                WarpRange().scaled(self.warp), 1, masks.shape[1:], facts.grid.window,
-                generator_for(seed, case.case_id, copy),
-            )  # fmt: skip
-            # One warp for all slices of a volume.
-            grid = grid.expand(len(masks), *grid.shape[1:])
-            image = warp_image(images, grid).clamp(-1, 1)
-            mask = warp_mask(masks, grid, facts.num_classes)
-            mask = mask.movedim(0, -1) if by_slice else mask[0]
+            generator = generator_for(seed, case.case_id, copy)
+            moved = warp_case(
+                case, WarpRange().scaled(self.warp), facts.grid.window, facts.num_classes, generator
+            )
             yield replace(
-                case,
-                image=torch.movedim(image, 0, -1) if by_slice else image[0],
-                mask=mask,
-                grid=replace(case.grid, shape=tuple(mask.shape)),
+                moved,
                 case_id=f"{case.case_id}__s{seed}_c{copy}",
                 provenance=Provenance(
                     source_case=case.case_id,

@@ -149,7 +149,8 @@ def compare_all(
             measured = {
                 arm: m
                 for arm, v in figures.items()
-                if (m := _measured(v, table, study)) is not None
+                if (m := measurements_of(v, table.patients, table.draws, table.seeds, study))
+                is not None
             }
             for arm, m in measured.items():
                 intervals[table.place, arm, metric, label] = _mean_in_words(m)
@@ -171,9 +172,22 @@ def compare_all(
     return Comparisons(tuple(corrected), tuple(split), intervals, sentences, method)
 
 
-def _measured(figures: np.ndarray, table: Table, study: Study) -> Measurements | None:
-    """An arm's figures; None where no patient has one in every fit."""
-    draws: tuple[int | str, ...] = table.draws
+def measurements_of(
+    figures: np.ndarray,
+    patients: tuple[str, ...],
+    draws: tuple[int | str, ...],
+    seeds: tuple[int | str, ...],
+    study: Study,
+) -> Measurements | None:
+    """An arm's figures, folds pooled; None where no patient has one in every fit.
+
+    Args:
+        figures: (draws, seeds, patients), NaN where undefined.
+        patients: The last axis.
+        draws: The first axis: draws or folds.
+        seeds: The second axis.
+        study: Whose folds, if it has any, each test other patients.
+    """
     if study.folds:
         # Every patient has figures in one fold only.
         defined = np.isfinite(figures)
@@ -183,7 +197,7 @@ def _measured(figures: np.ndarray, table: Table, study: Study) -> Measurements |
         draws = ("all folds",)
     if not np.isfinite(figures).all((0, 1)).any():
         return None
-    return Measurements(figures, table.patients, draws, table.seeds)
+    return Measurements(figures, patients, draws, seeds)
 
 
 def _comparable(arm: Measurements, baseline: Measurements) -> bool:

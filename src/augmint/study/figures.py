@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from augmint.evaluation.bland_altman import BlandAltman, draw_bland_altman
 from augmint.study.compare import Comparisons
-from augmint.study.plan import Plan
+from augmint.study.plan import Plan, open_part
 from augmint.study.results import Table
 from augmint.study.spec import Study
-
-if TYPE_CHECKING:
-    from augmint.data.dataset import Dataset
 
 BLUE, GREY, ORANGE = "#0072b2", "#888888", "#d55e00"
 ARM_COLOURS = ("#888888", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
@@ -101,6 +99,49 @@ def learning_curve(path: Path, tables: Sequence[Table], test: str, metric: str, 
     return True
 
 
+def agreement_plot(
+    path: Path,
+    drawn: Mapping[str, tuple[BlandAltman, np.ndarray, np.ndarray]],
+    quantity: str,
+    unit: str,
+    between: str,
+) -> None:
+    """Bland-Altman, one panel for each arm: a point per patient, a bar over its trainings.
+
+    Args:
+        path: The PNG to write.
+        drawn: Arm -> its lines, reference (patients,) and measured (trainings, patients).
+        quantity: What is measured.
+        unit: Of the values.
+        between: Unit of the differences.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(len(drawn), 4)
+    rows = -(-len(drawn) // columns)
+    figure = Figure(figsize=(4.6 * columns, 4.4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    parts = figure.subfigures(rows, columns, squeeze=False).ravel()
+    panels = []
+    for part, (arm, (found, reference, measured)) in zip(parts, drawn.items()):
+        axes = part.subplots()
+        apart = measured - reference
+        spread = np.stack([apart.min(0), apart.max(0)]) if len(measured) > 1 else None
+        across = (reference + measured.mean(0)) / 2
+        draw_bland_altman(axes, found, across, apart.mean(0), spread=spread)
+        axes.set_title(f"{arm}: {found.num} patients", fontsize=9)
+        axes.set_xlabel(f"mean of reference and prediction, {quantity} ({unit})")
+        axes.set_ylabel(f"prediction - reference ({between})")
+        part.legend(fontsize=8, loc="outside lower center", frameon=False)
+        panels.append(axes)
+    for limits, setter in (("get_xlim", "set_xlim"), ("get_ylim", "set_ylim")):
+        ends = np.array([getattr(axes, limits)() for axes in panels])
+        for axes in panels:
+            getattr(axes, setter)(ends[:, 0].min(), ends[:, 1].max())
+    _save(figure, path)
+
+
 def failure_gallery(path: Path, folder: Path, study: Study, plan: Plan, done: set[str]) -> bool:
     """The baseline's worst cases on the primary test: reference, then every arm's prediction.
 
@@ -111,7 +152,6 @@ def failure_gallery(path: Path, folder: Path, study: Study, plan: Plan, done: se
     """
     from dataclasses import replace
 
-    from augmint.data.dataset import open_dataset
     from augmint.data.images import read_mask
     from augmint.evaluation.score import per_patient, read_scores
     from augmint.report import plane_of, sheet, tile
@@ -138,7 +178,7 @@ def failure_gallery(path: Path, folder: Path, study: Study, plan: Plan, done: se
         if label == "mean"
     }
     worst = sorted(dice, key=lambda case: dice[case])[:WORST]
-    dataset: Dataset = open_dataset(unit.arguments["data"])
+    dataset = open_part(unit.arguments)
     items = {i.case_id: i for i in dataset.items}
     tiles, names = [], []
     for name in worst:
@@ -152,7 +192,8 @@ def failure_gallery(path: Path, folder: Path, study: Study, plan: Plan, done: se
             line.append(tile(image, _same_plane(case, predicted)))
         tiles.append(line)
         names.append(f"{name}\nDice {dice[name]:.3f}")
-    sheet(path, tiles, columns=["image", "reference", *units], names=names)
+    columns = ["image", "reference", *units]
+    sheet(path, tiles, columns=columns, names=names, labels=dataset.labels)
     return bool(tiles)
 
 

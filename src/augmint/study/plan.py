@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from augmint.data.dataset import Dataset, open_dataset
+from augmint.data.layout import listed
 from augmint.data.splits import check_leak, draw_patients, folds
 from augmint.errors import AugmintError
-from augmint.study.spec import HELD_OUT, Study
+from augmint.study.spec import ALL, HELD_OUT, Size, Study, Test
 
 Kind = Literal["generate", "train", "evaluate"]
 # A null arm's seeds lie far from those of any other arm.
@@ -83,6 +85,13 @@ class Plan:
         return sum(unit.kind == kind for unit in self.units.values())
 
 
+def open_part(arguments: Mapping[str, Any]) -> Dataset:
+    """The cases that a unit works on: its dataset with its label map, of its domains alone."""
+    dataset = open_dataset(arguments["data"], label_map=arguments.get("label_map"))
+    domains = arguments.get("domains")
+    return dataset if domains is None else dataset.select(domains=domains)
+
+
 def plan_study(study: Study, base: Path) -> Plan:
     """The units of a study; masks are read, images are not.
 
@@ -93,78 +102,173 @@ def plan_study(study: Study, base: Path) -> Plan:
     Raises:
         AugmintError: for patients that are unknown, too few, or on both sides.
     """
-    data = open_dataset(base / study.data)
-    source = _fingerprint(data)
-    labelled = {i.patient_id for i in data.items if i.masks and not i.synthetic}
-    named = named_patients(study.patients, base)
-    tests = [(t, open_dataset(base / t.data)) for t in study.tests]
-    tested = {
-        p for t, d in tests if d.name == data.name for p in named_patients(t.patients, base) or ()
-    }
-    everyone = sorted(labelled - tested) if named is None else named
-    if unknown := sorted(set(everyone) - labelled):
-        raise AugmintError(f"patients that {data.name} has no labels of: {', '.join(unknown[:5])}")
-    check_leak(everyone, tested)
-    for test, dataset in tests:
-        if dataset.name == data.name and named_patients(test.patients, base) is None:
-            raise AugmintError(
-                f"test {test.name!r} lies in the training dataset {data.name}; name its patients"
-            )
+    parts = _Parts(base)
+    source = parts.open(study.data, study.label_map, study.domains)
+    targets = [_target(test, study, parts, source) for test in study.tests]
+    tested = {p for t in targets if t.part.name == source.name for p in t.patients or ()}
+    everyone = _who_may_train(study, source, base, tested)
     units: dict[str, Unit] = {}
     cells: list[Cell] = []
-    prints = {d.root: _fingerprint(d) for _, d in tests} | {data.root: source}
 
     def add(unit: Unit) -> Unit:
         return units.setdefault(unit.key, unit)
 
-    for size, draw, train, held in _draws(study, data, everyone):
-        targets: list[tuple[str, Dataset, Sequence[str] | None]] = [
-            (t.name, d, named_patients(t.patients, base)) for t, d in tests
-        ]
-        if held is not None:
-            targets.insert(0, (HELD_OUT, data, held))
-        for network in study.networks:
-            for name in study.arms:
-                for seed in study.seeds:
-                    trained = _train(study, source, data, train, name, network, seed, draw, add)
-                    for title, dataset, patients in targets:
-                        unit = add(
-                            Unit(
-                                "evaluate",
-                                {
-                                    "run": trained.key, "data": str(dataset.root.resolve()),
-                                    "fingerprint": prints[dataset.root],
-                                    "patients": None if patients is None else list(patients),
-                                    "tolerance": study.tolerance,
-                                },
-                                (trained.key,),
-                                f"{title}: {name}, {size} patients, draw {draw}, seed {seed}",
-                            )
-                        )  # fmt: skip
-                        cells.append(Cell(size, draw, network, name, seed, title, unit.key))
-    groups = {t.name: _groups(d, t.group) for t, d in tests if t.group is not None}
+    draws = _draws(study, source.dataset, everyone)
+    smallest = min((draw.size for draw in draws), default=0)
+    for draw in draws:
+        at = list(targets)
+        if draw.held is not None:
+            at.insert(0, _Target(HELD_OUT, source, draw.held))
+        chosen = study.arms_at_larger_sizes if draw.size > smallest else None
+        arms = [name for name in study.arms if chosen is None or name in chosen]
+        for network, name, seed in product(study.networks, arms, study.seeds):
+            trained = _train(study, source, draw, name, network, seed, add)
+            for target in at:
+                unit = add(_evaluate(study, target, draw, name, seed, trained))
+                cells.append(
+                    Cell(draw.size, draw.number, network, name, seed, target.name, unit.key)
+                )
+    groups = {
+        test.name: _groups(target.part.dataset, test.group)
+        for test, target in zip(study.tests, targets)
+        if test.group is not None
+    }
+    if study.group is not None:
+        groups[HELD_OUT] = _groups(source.dataset, study.group)
     return Plan(units, tuple(cells), groups)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Cases of a dataset; `arguments` open them again, see `open_part`."""
+
+    dataset: Dataset
+    labelled: frozenset[str]
+    everywhere: frozenset[str]
+    arguments: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.dataset.name
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Opens parts of datasets, each dataset once."""
+
+    base: Path
+    known: dict[str, tuple[Dataset, str]] = field(default_factory=dict)
+
+    def open(
+        self, data: str, label_map: Mapping[str, str | None] | None, domains: Sequence[str] | None
+    ) -> _Part:
+        key = json.dumps([data, label_map or None])
+        if key not in self.known:
+            opened = open_dataset(self.base / data, label_map=label_map or None)
+            self.known[key] = opened, _fingerprint(opened)
+        whole, fingerprint = self.known[key]
+        part = whole if domains is None else whole.select(domains=domains)
+        arguments: dict[str, Any] = {"data": str(whole.root.resolve()), "fingerprint": fingerprint}
+        # What is not asked for is not among the arguments: units keep their keys.
+        if label_map:
+            arguments["label_map"] = dict(label_map)
+        if domains is not None:
+            arguments["domains"] = sorted(set(domains))
+        return _Part(part, _labelled(part), _labelled(whole), arguments)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a segmenter is tested on; `patients` is None for all."""
+
+    name: str
+    part: _Part
+    patients: Sequence[str] | None
+    allow_same_names: bool = False
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Who trains; `held` are the patients of a fold."""
+
+    size: int
+    number: int
+    train: tuple[str, ...]
+    held: tuple[str, ...] | None
+
+
+def _labelled(dataset: Dataset) -> frozenset[str]:
+    return frozenset(i.patient_id for i in dataset.items if i.masks and not i.synthetic)
+
+
+def _known(
+    asked: Sequence[str] | str | None, part: _Part, base: Path, what: str
+) -> list[str] | None:
+    """Patients by name who have labelled cases in a part; None where nobody is named.
+
+    Raises:
+        AugmintError: for a patient without any labelled case, or where nobody is left.
+    """
+    names = named_patients(asked, base)
+    if names is None:
+        return None
+    if unknown := sorted(set(names) - part.everywhere):
+        raise AugmintError(f"patients that {part.name} has no labels of: {listed(unknown)}")
+    found = [p for p in names if p in part.labelled]
+    if not found:
+        raise AugmintError(
+            f"{what}: none of its {len(names)} patients has a case in the domains "
+            f"{', '.join(part.arguments['domains'])}"
+        )
+    return found
+
+
+def _target(test: Test, study: Study, parts: _Parts, source: _Part) -> _Target:
+    label_map = study.label_map if test.label_map is None else test.label_map
+    part = parts.open(test.data, label_map, test.domains)
+    patients = _known(test.patients, part, parts.base, f"test {test.name!r}")
+    if patients is None and test.domains is not None:
+        patients = sorted(part.labelled)
+    if patients is None and part.name == source.name:
+        raise AugmintError(
+            f"test {test.name!r} lies in the training dataset {part.name}; name its patients, or "
+            "domains that do not train"
+        )
+    return _Target(test.name, part, patients, test.allow_same_names)
+
+
+def _who_may_train(
+    study: Study, source: _Part, base: Path, tested: Collection[str]
+) -> Sequence[str]:
+    named = _known(study.patients, source, base, "the training patients")
+    everyone = sorted(source.labelled - set(tested)) if named is None else named
+    if not everyone:
+        raise AugmintError(
+            f"{source.name}: all {len(source.labelled)} patients test and none is left to train; "
+            "name the patients of both sides"
+        )
+    check_leak(everyone, tested)
+    return everyone
 
 
 def _train(
     study: Study,
-    source: str,
-    data: Dataset,
-    train: Sequence[str],
+    source: _Part,
+    draw: _Draw,
     name: str,
     network: str,
     seed: int,
-    draw: int,
-    add: Any,
+    add: Callable[[Unit], Unit],
 ) -> Unit:
     """The training of an arm, with the generation that it needs."""
     arm = study.arm(name)
     made: Unit | None = None
-    facts = {"data": str(data.root.resolve()), "fingerprint": source, "patients": list(train)}
-    where = f"{len(train)} patients, draw {draw}"
+    facts = {**source.arguments, "patients": list(draw.train)}
+    where = f"{len(draw.train)} patients, draw {draw.number}"
     if arm.synthetic is not None:
         own = arm.synthetic.model_dump(mode="json", exclude={"filtered"})
-        number = draw if study.generator_seeds == "draw" else 1000 * draw + seed
+        each = study.generator_seeds == "each"
+        number = 1000 * draw.number + seed if each else draw.number
         made = add(
             Unit(
                 "generate",
@@ -172,15 +276,9 @@ def _train(
                 title=f"{arm.synthetic.method}, {where}",
             )
         )
-    settings = {
-        "network": network, "width": study.segmenter_width, "steps": study.segmenter_steps,
-        "augmentation": arm.augmentation, **arm.settings,
-    }  # fmt: skip
-    if made is not None:
-        settings["synthetic_probability"] = arm.synthetic_probability
     arguments = {
-        **facts, "settings": settings, "preset": study.preset, "dims": study.dims,
-        "seed": seed + NULL_SEED * arm.null,
+        **facts, "settings": study.segmenter_settings(name, network), "preset": study.preset,
+        "dims": study.dims, "seed": seed + NULL_SEED * arm.null,
         "synthetic": None if made is None else made.key,
         "unfiltered": arm.synthetic is not None and not arm.synthetic.filtered,
     }  # fmt: skip
@@ -188,35 +286,57 @@ def _train(
     return add(Unit("train", arguments, needs, f"{name}, {network}, {where}, seed {seed}"))
 
 
-def _draws(
-    study: Study, data: Dataset, everyone: Sequence[str]
-) -> list[tuple[int, int, tuple[str, ...], tuple[str, ...] | None]]:
-    """(size, draw, training patients, held patients of a fold) in order of size."""
+def _evaluate(
+    study: Study, target: _Target, draw: _Draw, name: str, seed: int, trained: Unit
+) -> Unit:
+    patients = target.patients
+    arguments = {
+        "run": trained.key, **target.part.arguments,
+        "patients": None if patients is None else list(patients),
+        "tolerance": study.tolerance,
+    }  # fmt: skip
+    arm = study.arm(name)
+    if arm.largest_component:
+        arguments["largest_component"] = True
+    if arm.sliding:
+        arguments["sliding"] = True
+    if target.allow_same_names:
+        arguments["allow_same_names"] = True
+    title = f"{target.name}: {name}, {draw.size} patients, draw {draw.number}, seed {seed}"
+    return Unit("evaluate", arguments, (trained.key,), title)
+
+
+def _draws(study: Study, data: Dataset, everyone: Sequence[str]) -> list[_Draw]:
+    """Every draw of every size, in order of size; of a fold, the size is that of the first."""
     pools: list[tuple[int, Sequence[str], tuple[str, ...] | None]]
     if study.folds:
         chosen = folds(data.select(patients=list(everyone)), study.folds, 0)
         pools = [(f.index, f.train, f.validation) for f in chosen]
     else:
-        pools = [(draw, everyone, None) for draw in range(study.draws)]
-    found = []
-    for asked in sorted(study.sizes or [len(pools[0][1])]):
-        for draw, pool, held in pools:
-            size = max(1, round(asked * len(pool))) if asked < 1 else int(asked)
-            # Cross-validation without sizes trains on each fold's own number of patients.
-            size = len(pool) if study.sizes is None else size
+        pools = [(number, everyone, None) for number in range(study.draws)]
+    found: dict[tuple[int, int], _Draw] = {}
+    for asked in study.sizes or (ALL,):
+        for number, pool, held in pools:
+            size, shown = (_size(asked, len(patients)) for patients in (pool, pools[0][1]))
             if size > len(pool):
                 raise AugmintError(
                     f"a size of {size} patients was asked for, {len(pool)} may train; ask for fewer"
                 )
-            if size == len(pool) and draw > 0 and not study.folds:
+            if size == len(pool) and number > 0 and not study.folds:
                 continue  # all patients can be drawn in one way only
-            shown = len(pools[0][1]) if study.sizes is None else size
-            found.append((shown, draw, draw_patients(pool, size, draw), held))
-    return found
+            drawn = draw_patients(pool, size, number)
+            found.setdefault((shown, number), _Draw(shown, number, drawn, held))
+    return [found[key] for key in sorted(found)]
+
+
+def _size(asked: Size, patients: int) -> int:
+    if isinstance(asked, str):
+        return patients
+    return max(1, round(asked * patients)) if asked < 1 else int(asked)
 
 
 def named_patients(patients: Sequence[str] | str | None, base: Path) -> list[str] | None:
-    """Patients given by name, or by `FILE.json#KEY.KEY`.
+    """Patients given by name, by `FILE.json#KEY.KEY`, or by `FILE.txt` with a name on each line.
 
     Raises:
         AugmintError: if there is no such list.
@@ -225,7 +345,8 @@ def named_patients(patients: Sequence[str] | str | None, base: Path) -> list[str
         return None if patients is None else list(patients)
     file, _, keys = patients.partition("#")
     try:
-        found: Any = json.loads((base / file).read_text(encoding="utf-8"))
+        text = (base / file).read_text(encoding="utf-8")
+        found: Any = text.split() if file.endswith(".txt") else json.loads(text)
         for key in keys.split(".") if keys else ():
             found = found[key]
     except (OSError, KeyError, TypeError, json.JSONDecodeError) as error:
@@ -254,12 +375,18 @@ def _groups(dataset: Dataset, column: str) -> dict[str, str]:
     """Patient -> value of a column of cases.csv.
 
     Raises:
-        AugmintError: if no case has it.
+        AugmintError: if no case has it, or a patient's cases differ in it.
     """
-    found = {
-        i.patient_id: i.domain if column == "domain" else str(i.columns.get(column, ""))
-        for i in dataset.items
-    }
+    found: dict[str, str] = {}
+    for item in dataset.items:
+        value = item.domain if column == "domain" else str(item.columns.get(column, ""))
+        if found.setdefault(item.patient_id, value) != value:
+            raise AugmintError(
+                f"{dataset.name}: patient {item.patient_id} has cases with {column} "
+                f"{found[item.patient_id]!r} and {value!r}; results are split by patient, so name "
+                "a column that is the same for all cases of a patient, or write a test for each "
+                "domain"
+            )
     if not any(found.values()):
         raise AugmintError(
             f"{dataset.name}: no case has a value in column {column!r} of cases.csv; name another"

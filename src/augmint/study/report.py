@@ -18,8 +18,16 @@ from augmint.report import STYLE
 from augmint.staging import write_text
 from augmint.study.compare import Comparison, Comparisons, compare_all
 from augmint.study.figures import failure_gallery, forest_plot, learning_curve, paired_plot
+from augmint.study.function import (
+    FUNCTION_METHOD,
+    ArmFunction,
+    Block,
+    function_blocks,
+    measure_arms,
+    write_function,
+)
 from augmint.study.plan import Plan
-from augmint.study.results import Place, Table, collect
+from augmint.study.results import Place, Table, collect, write_csv
 from augmint.study.spec import Study
 
 if TYPE_CHECKING:
@@ -35,14 +43,17 @@ NAMES = {
 
 def write_study_report(
     folder: Path, study: Study, plan: Plan, outcomes: Mapping[str, Outcome]
-) -> None:
-    """Write report.html, report.md, scores.csv, comparisons.csv and the pictures they hold.
+) -> tuple[str, ...]:
+    """Write report.html, report.md, their pictures, and the tables beside them as CSV.
 
     Args:
         folder: The study's folder.
         study: Its protocol.
         plan: Its units and cells.
         outcomes: What became of each unit.
+
+    Returns:
+        The conclusions, a sentence for each arm.
     """
     done = [key for key, outcome in outcomes.items() if outcome.status == "done"]
     tables = collect(plan, folder, list(study.arms), METRICS, done)
@@ -52,13 +63,12 @@ def write_study_report(
     pictures = _draw(folder, study, plan, tables, found, set(done))
     missing = [(plan.units[k].title, o) for k, o in outcomes.items() if o.status != "done"]
     readings = _readings(folder)
-    blocks = _blocks(study, plan, tables, found, pictures, missing, readings)
+    hearts = measure_arms(study, plan, tables, folder, set(done))
+    write_function(folder, plan, hearts, set(done))
+    blocks = _blocks(study, plan, tables, found, pictures, missing, readings, hearts, folder)
     write_text(folder / "report.html", _page(study, blocks, folder))
     write_text(folder / "report.md", _markdown(study, blocks))
-
-
-# A block is (kind, content): a heading, a paragraph, a note, a table or a picture.
-Block = tuple[str, Any]
+    return found.conclusions
 
 
 def _blocks(
@@ -69,6 +79,8 @@ def _blocks(
     pictures: Sequence[tuple[str, Path]],
     missing: Sequence[tuple[str, Outcome]],
     readings: Sequence[Mapping[str, Any]],
+    hearts: Sequence[ArmFunction],
+    folder: Path,
 ) -> list[Block]:
     blocks: list[Block] = [("conclusion", line) for line in found.conclusions]
     if missing:
@@ -87,12 +99,15 @@ def _blocks(
         if len(groups) > 1:
             blocks.append(("text", "By group, mean over labels:"))
             blocks.append(("table", groups))
+        blocks += function_blocks(hearts, table.place, study, _title(table.place), folder)
     if pictures:
         blocks.append(("heading", "Pictures"))
         for caption, path in pictures:
             blocks += [("text", caption), ("picture", path)]
     blocks.append(("heading", "How to read this"))
     blocks.append(("note", found.method))
+    if hearts:
+        blocks.append(("note", FUNCTION_METHOD))
     blocks.append(("heading", "On record"))
     blocks.append(("text", f"Protocol {study.hash}; it stands in study.json."))
     lines = [["time", "protocol", "evaluations read"]]
@@ -127,7 +142,9 @@ def _arms_table(study: Study) -> list[list[str]]:
                 f"{arm.synthetic_probability:.0%} of samples"
             )
         role = " (baseline)" if name == study.baseline else " (null)" if arm.null else ""
-        rows.append([name + role, arm.augmentation, made, json.dumps(arm.settings or {})])
+        settings = dict(arm.settings)
+        settings |= {k: True for k in ("largest_component", "sliding") if getattr(arm, k)}
+        rows.append([name + role, arm.augmentation, made, json.dumps(settings)])
     return rows
 
 
@@ -250,7 +267,7 @@ def _write_scores(folder: Path, plan: Plan, done: set[str]) -> None:
         own = [cell.test, str(cell.size), str(cell.draw), cell.network, cell.arm, str(cell.seed)]
         out += [[*own, *row] for row in rows]
     first = ["test", "size", "draw", "network", "arm", "seed"]
-    _write_csv(folder / "scores.csv", [[*first, *head], *out])
+    write_csv(folder / "scores.csv", [[*first, *head], *out])
 
 
 def _write_comparisons(path: Path, found: Comparisons) -> None:
@@ -267,17 +284,7 @@ def _write_comparisons(path: Path, found: Comparisons) -> None:
         ]
         for c in found.rows
     ]  # fmt: skip
-    _write_csv(path, rows)
-
-
-def _write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
-    import io
-
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(
-        [["" if v is None else v for v in row] for row in rows]
-    )
-    write_text(path, stream.getvalue())
+    write_csv(path, rows)
 
 
 def _page(study: Study, blocks: Sequence[Block], folder: Path) -> str:

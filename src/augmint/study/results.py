@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from augmint.evaluation.score import MEAN, ScoreRow, per_patient, read_scores
+from augmint.staging import write_text
 from augmint.study.plan import Cell, Plan
 
 
@@ -124,3 +128,12 @@ def _table(
         place, patients, tuple(draws), tuple(seeds), figures, dict(counts["fail"]),
         dict(counts["all"]), dict(counts["empty"]), rows[0].unit if rows else "px", labels,
     )  # fmt: skip
+
+
+def write_csv(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    """Writes a table as one rename; None is an empty cell."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(
+        [["" if v is None else v for v in row] for row in rows]
+    )
+    write_text(path, stream.getvalue())

@@ -6,16 +6,18 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from augmint.cluster import Crew, crew_at
 from augmint.errors import AugmintError
 from augmint.progress import Talk
 from augmint.report import write_json
 from augmint.staging import write_text
-from augmint.study.plan import Plan, Unit, plan_study
+from augmint.study.plan import Plan, Unit, open_part, plan_study
 from augmint.study.spec import Study, read_study
 
 
@@ -44,6 +46,7 @@ def study(
     device: str = "auto",
     resume: bool = False,
     ray: str | None = None,
+    ray_cpus: int | None = None,
     talk: Talk | None = None,
 ) -> Path:
     """Run a study and write its report.
@@ -58,14 +61,19 @@ def study(
         base: The folder that the study's paths are relative to; that of the file by default.
         device: `auto`, `cpu`, `cuda`, ...
         resume: Go on in an existing folder.
-        ray: Address of a Ray cluster, or `auto`; None works here, one unit after the other.
+        ray: Address of a Ray cluster: `local` starts one here for the time of the study, `auto`
+            finds one that runs, else host:port or ray://host:port. Data and OUT must lie on a file
+            system that all its machines share. None works here, one unit after the other.
+        ray_cpus: Processors and threads of each unit there; by default as many as PyTorch has
+            threads here, so that results are those of a study without Ray, or beside a GPU its
+            share of its node.
         talk: Where progress goes.
 
     Returns:
         The folder.
 
     Raises:
-        AugmintError: for a faulty study, or an OUT that exists.
+        AugmintError: for a faulty study, an OUT that exists, or no cluster at the address.
     """
     from augmint.study.report import write_study_report
 
@@ -79,30 +87,41 @@ def study(
         raise AugmintError(
             f"{folder} exists; add --continue to go on with the study in it, or name another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "study.json", {"hash": spec.hash, **spec.model_dump(mode="json")})
-    talk.say(plan_in_words(spec, plan))
-    outcomes = run_units(plan, folder, device=device, ray=ray, talk=talk)
+    with ExitStack() as stack:
+        crew = None
+        if ray is not None:
+            crew = stack.enter_context(crew_at(ray, device=device, cpus=ray_cpus, talk=talk))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "study.json", {"hash": spec.hash, **spec.model_dump(mode="json")})
+        talk.say(plan_in_words(spec, plan))
+        outcomes = run_units(plan, folder, device=device, crew=crew, talk=talk)
     write_json(folder / "outcomes.json", [asdict(o) for o in outcomes.values()])
     _log_reading(folder, spec, plan, outcomes)
-    write_study_report(folder, spec, plan, outcomes)
+    conclusions = write_study_report(folder, spec, plan, outcomes)
     failed = [o for o in outcomes.values() if o.status != "done"]
     for outcome in failed[:5]:
         talk.say(f"{outcome.status}: {plan.units[outcome.key].title}: {outcome.message}")
     if failed:
         talk.say(f"{len(failed)} of {len(outcomes)} units are missing from the report")
-    talk.say(f"wrote {folder}/report.html, report.md, scores.csv and comparisons.csv")
+    for sentence in conclusions:
+        talk.say(sentence)
+    talk.say(f"wrote {folder}/report.html, report.md and their tables")
     return folder
 
 
 def run_units(
-    plan: Plan, folder: Path, *, device: str, ray: str | None = None, talk: Talk
+    plan: Plan,
+    folder: Path,
+    *,
+    device: str,
+    crew: Crew | None = None,
+    talk: Talk,
 ) -> dict[str, Outcome]:
-    """Do every unit that is not done yet; returns the outcome of each."""
-    if ray is not None:
-        from augmint.study.cluster import run_on_ray
+    """Do every unit that is not done yet, here or by a crew; returns the outcome of each."""
+    if crew is not None:
+        from augmint.study.cluster import run_by_crew
 
-        return run_on_ray(plan, folder, address=ray, device=device, talk=talk)
+        return run_by_crew(plan, folder, crew, talk)
     outcomes: dict[str, Outcome] = {}
     total = len(plan.units)
     for number, unit in enumerate(plan.units.values()):
@@ -145,7 +164,7 @@ def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
 
     a = unit.arguments
     augment(
-        a["data"], place, method=a["method"], settings=a["settings"], preset=a["preset"],
+        open_part(a), place, method=a["method"], settings=a["settings"], preset=a["preset"],
         copies=a["copies"], patients=a["patients"], held_fraction=0, steps=a["steps"],
         gate_steps=a["gate_steps"], dims=a["dims"], seed=a["seed"], device=device, resume=True,
         talk=Talk(quiet=True) if talk.quiet else talk,
@@ -158,7 +177,7 @@ def _train(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> No
     a = unit.arguments
     made = None if a["synthetic"] is None else folder / f"units/generate_{a['synthetic']}"
     segment(
-        a["data"], place, made, patients=a["patients"], preset=a["preset"],
+        open_part(a), place, made, patients=a["patients"], preset=a["preset"],
         settings=a["settings"], dims=a["dims"], seed=a["seed"], unfiltered=a["unfiltered"],
         device=device, resume=True, talk=talk,
     )  # fmt: skip
@@ -169,8 +188,10 @@ def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
 
     a = unit.arguments
     evaluate(
-        folder / f"units/train_{a['run']}", a["data"], place, patients=a["patients"],
-        tolerance=a["tolerance"], device=device, resume=True, talk=talk,
+        folder / f"units/train_{a['run']}", open_part(a), place, patients=a["patients"],
+        tolerance=a["tolerance"], largest_component=a.get("largest_component", False),
+        sliding=a.get("sliding", False), allow_same_names=a.get("allow_same_names", False),
+        device=device, resume=True, talk=talk,
     )  # fmt: skip
 
 

@@ -12,6 +12,26 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from augmint.errors import AugmintError
 
 Metric = Literal["dice", "precision", "recall", "hd", "hd95", "assd", "surface_dice"]
+ALL: Literal["all"] = "all"
+Size = Literal["all"] | float
+LabelMap = dict[str, str | None]
+# Fields that came later: where they say nothing, a protocol keeps the hash it had before them.
+LATER = (
+    "domains", "label_map", "arms_at_larger_sizes", "allow_same_names", "largest_component",
+    "sliding",
+)  # fmt: skip
+
+
+class StudyError(AugmintError):
+    """A fault of a study that more than one field has a part in.
+
+    Attributes:
+        place: The field that it is told of.
+    """
+
+    def __init__(self, place: tuple[str, ...], message: str) -> None:
+        super().__init__(message)
+        self.place = place
 
 
 class _Strict(BaseModel):
@@ -47,6 +67,10 @@ class Arm(_Strict):
         synthetic: Synthetic cases that join, or None.
         synthetic_probability: Chance of each sample to be synthetic.
         settings: Further fields of `SegmenterConfig`.
+        largest_component: Keep the largest connected part of each label of a prediction. The
+            training is that of the arm it is like.
+        sliding: Slide the window over what of a case lies outside it. The training is that of the
+            arm it is like, too.
         null: Identical to the arm it is like, under other seeds: what it gains is noise.
     """
 
@@ -55,6 +79,8 @@ class Arm(_Strict):
     synthetic: Generator | None = None
     synthetic_probability: float = Field(0.5, ge=0, le=1)
     settings: dict[str, Any] = Field(default_factory=dict)
+    largest_component: bool = False
+    sliding: bool = False
     null: bool = False
 
 
@@ -64,14 +90,21 @@ class Test(_Strict):
     Attributes:
         name: In tables.
         data: A dataset, relative to the study's file.
-        patients: Their names, `FILE.json#KEY.KEY` for a list in a file, or all.
+        patients: Their names, `FILE.json#KEY.KEY` or `FILE.txt` for a list in a file, or all.
+        domains: Only cases of these domains.
         group: A column of cases.csv to split results by.
+        label_map: Of this test, instead of the study's; `{}` for none.
+        allow_same_names: Patients who are named as training patients, in a dataset of another
+            name, are other people.
     """
 
     name: str
     data: str
     patients: list[str] | str | None = None
+    domains: list[str] | None = Field(None, min_length=1)
     group: str | None = None
+    label_map: LabelMap | None = None
+    allow_same_names: bool = False
 
 
 class Endpoint(_Strict):
@@ -94,13 +127,18 @@ class Study(_Strict):
     Attributes:
         name: Of the report.
         data: The training dataset, relative to the study's file.
-        patients: Patients who may train: names, `FILE.json#KEY.KEY`, or all who do not test.
-        sizes: Numbers of training patients, or shares of them below 1; all by default.
+        patients: Patients who may train: names, `FILE.json#KEY.KEY` or `FILE.txt`, or all who do
+            not test.
+        domains: Only their cases of these domains train.
+        label_map: Old label name to new name, or to null for background; of every dataset.
+        sizes: Numbers of training patients, shares of them below 1, or `all`; all by default.
         draws: Random draws of patients for each size, at sizes below all.
         folds: Cross-validation of the training dataset instead of draws; each fold's held
             patients are tested on under the name `held out`.
+        group: A column of cases.csv to split the results on `held out` by.
         tests: External or held-out patients.
         arms: Name to arm.
+        arms_at_larger_sizes: Arms that sizes above the smallest are worth; all by default.
         baseline: The arm that the others are compared with.
         endpoint: The primary endpoint.
         networks: Segmenters, keys of `SEGMENTERS`.
@@ -116,11 +154,15 @@ class Study(_Strict):
     name: str
     data: str
     patients: list[str] | str | None = None
-    sizes: list[float] | None = None
+    domains: list[str] | None = Field(None, min_length=1)
+    label_map: LabelMap | None = None
+    sizes: list[Size] | None = Field(None, min_length=1)
     draws: int = Field(1, ge=1)
     folds: int = Field(0, ge=0)
+    group: str | None = None
     tests: list[Test] = Field(default_factory=list)
     arms: dict[str, Arm]
+    arms_at_larger_sizes: list[str] | None = None
     baseline: str
     endpoint: Endpoint
     networks: list[str] = Field(default_factory=lambda: ["unet"], min_length=1)
@@ -132,58 +174,113 @@ class Study(_Strict):
     segmenter_width: int | None = Field(None, ge=1)
     tolerance: float = Field(2.0, ge=0)
 
-    @field_validator("sizes")
+    @field_validator("arms_at_larger_sizes", mode="before")
     @classmethod
-    def _sizes(cls, sizes: list[float] | None) -> list[float] | None:
-        for size in sizes or ():
-            if not (0 < size < 1 or (size >= 1 and size == int(size))):
+    def _null_too(cls, arms: Any) -> Any:
+        return ["null" if a is None else a for a in arms] if isinstance(arms, list) else arms
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _sizes(cls, sizes: Any) -> Any:
+        for size in sizes if isinstance(sizes, list) else ():
+            number = isinstance(size, int | float) and not isinstance(size, bool)
+            if size != ALL and not (number and (0 < size < 1 or (size >= 1 and size == int(size)))):
                 raise ValueError(f"{size} is neither a number of patients nor a share below 1")
         return sizes
 
-    @field_validator("preset")
-    @classmethod
-    def _preset(cls, name: str) -> str:
-        from augmint.presets import preset_named
-
-        preset_named(name)
-        return name
-
-    @field_validator("networks")
-    @classmethod
-    def _networks(cls, names: list[str]) -> list[str]:
-        from augmint.segmentation.networks import SEGMENTERS
-
-        for name in names:
-            if name not in SEGMENTERS:
-                raise ValueError(f"unknown network {name!r}; choose from {', '.join(SEGMENTERS)}")
-        return names
-
     @model_validator(mode="after")
     def _whole(self) -> Study:
-        from augmint.methods import build_method
-        from augmint.segmentation.augmentation import named_augmentation
-
         if self.baseline not in self.arms:
-            raise ValueError(f"baseline {self.baseline!r} is no arm; arms: {', '.join(self.arms)}")
+            raise StudyError(
+                ("baseline",),
+                f"baseline {self.baseline!r} is no arm; arms: {', '.join(self.arms)}",
+            )
         if self.folds == 1:
-            raise ValueError("folds is 0 or at least 2")
+            raise StudyError(("folds",), "folds is 0 or at least 2")
         if not self.folds and not self.tests:
-            raise ValueError("a study needs tests, or folds")
+            raise StudyError((), "a study needs tests, or folds")
         if self.folds and self.draws > 1:
-            raise ValueError("folds are the draws of a cross-validation; leave draws at 1")
+            raise StudyError(
+                ("draws",), "folds are the draws of a cross-validation; leave draws at 1"
+            )
+        if self.group is not None and not self.folds:
+            raise StudyError(
+                ("group",),
+                "group splits the results of folds, and there are none; write it into a test",
+            )
+        self._check_names()
+        self._check_arms()
+        return self
+
+    def _check_names(self) -> None:
+        """Tests, endpoint and the arms of larger sizes."""
         tests = [HELD_OUT] * bool(self.folds) + [t.name for t in self.tests]
         if len(set(tests)) < len(tests):
-            raise ValueError(f"tests share a name: {', '.join(tests)}")
+            raise StudyError(("tests",), f"tests share a name: {', '.join(tests)}")
         if self.endpoint.test not in tests:
-            raise ValueError(
-                f"endpoint.test {self.endpoint.test!r} is no test; tests: {', '.join(tests)}"
+            raise StudyError(
+                ("endpoint", "test"),
+                f"endpoint.test {self.endpoint.test!r} is no test; tests: {', '.join(tests)}",
             )
+        chosen, field = self.arms_at_larger_sizes, ("arms_at_larger_sizes",)
+        for name in chosen or ():
+            if name not in self.arms:
+                raise StudyError(field, f"{name!r} is no arm; arms: {', '.join(self.arms)}")
+        if chosen is not None and self.baseline not in chosen:
+            raise StudyError(
+                field, f"lacks the baseline {self.baseline!r}, which all arms are compared with"
+            )
+        if chosen is not None and len(self.sizes or ()) < 2:
+            raise StudyError(field, "there is one size only; leave it out, or give more sizes")
+
+    def _check_arms(self) -> None:
+        """Each arm can be trained with each network, as far as can be told without data."""
+        from augmint.methods import build_method
+        from augmint.presets import preset_named
+        from augmint.segment import segmenter_config
+        from augmint.segmentation.networks import SEGMENTERS
+
+        try:
+            preset = preset_named(self.preset)
+        except AugmintError as error:
+            raise StudyError(("preset",), str(error)) from error
+        for number, network in enumerate(self.networks):
+            if network not in SEGMENTERS:
+                raise StudyError(
+                    ("networks", str(number)),
+                    f"unknown network {network!r}; choose from {', '.join(SEGMENTERS)}",
+                )
         for name in self.arms:
-            arm = self.arm(name)
-            named_augmentation(arm.augmentation)
-            if arm.synthetic is not None:
-                build_method(arm.synthetic.method, arm.synthetic.settings)
-        return self
+            try:
+                arm = self.arm(name)
+            except ValueError as error:
+                raise StudyError(("arms", name), str(error)) from error
+            try:
+                if arm.synthetic is not None:
+                    build_method(arm.synthetic.method, arm.synthetic.settings)
+                for network in self.networks:
+                    config = segmenter_config(
+                        preset, self.dims or 2, 0, self.segmenter_settings(name, network)
+                    )
+                    step = SEGMENTERS[config.network].width_step
+                    if config.width % step:
+                        raise AugmintError(
+                            f"the width of {config.network} is a multiple of {step}, not "
+                            f"{config.width}; set segmenter_width"
+                        )
+            except AugmintError as error:
+                raise StudyError(("arms", name), str(error)) from error
+
+    def segmenter_settings(self, name: str, network: str) -> dict[str, Any]:
+        """Fields of `SegmenterConfig` that an arm is trained with; None keeps the preset's."""
+        arm = self.arm(name)
+        settings = {
+            "network": network, "width": self.segmenter_width, "steps": self.segmenter_steps,
+            "augmentation": arm.augmentation, **arm.settings,
+        }  # fmt: skip
+        if arm.synthetic is not None:
+            settings["synthetic_probability"] = arm.synthetic_probability
+        return settings
 
     def arm(self, name: str) -> Arm:
         """An arm with what it takes over from the arm that it is like.
@@ -208,11 +305,22 @@ class Study(_Strict):
     @property
     def hash(self) -> str:
         """Of the protocol: what was fixed before the test labels were read."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        told = _outspoken(self.model_dump(mode="json"))
+        if self.group is None:
+            told.pop("group")
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
 
 HELD_OUT = "held out"
+
+
+def _outspoken(value: Any) -> Any:
+    """Without later fields that say nothing."""
+    if isinstance(value, list):
+        return [_outspoken(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: _outspoken(v) for k, v in value.items() if k not in LATER or v not in (None, False)}
 
 
 def read_study(path: Path | str) -> Study:
@@ -238,15 +346,17 @@ def read_study(path: Path | str) -> Study:
         return Study.model_validate(_named_null(values))
     except ValidationError as error:
         first = error.errors()[0]
-        place, line = tuple(first["loc"]), _line(root, first["loc"])
-        field = ".".join(str(part) for part in place)
+        place = tuple(first["loc"])
         what = first["msg"].removeprefix("Value error, ")
         came = "" if not place or isinstance(first["input"], dict) else f", got {first['input']!r}"
-        raise AugmintError(
-            f"study {path}, line {line}{f', field {field}' if field else ''}: {what}{came}"
-        ) from error
-    except AugmintError as error:
-        raise AugmintError(f"study {path}: {error}") from error
+        raise AugmintError(f"{_where(path, root, place)}: {what}{came}") from error
+    except StudyError as error:
+        raise AugmintError(f"{_where(path, root, error.place)}: {error}") from error
+
+
+def _where(path: Path, root: Any, place: tuple[int | str, ...]) -> str:
+    field = ".".join(str(part) for part in place)
+    return f"study {path}, line {_line(root, place)}{f', field {field}' if field else ''}"
 
 
 def _named_null(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -134,39 +133,40 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def run_nnunet(
-    commands: Sequence[Sequence[str]],
-    environment: Mapping[str, str],
+    command: Sequence[str],
+    folders: Folders,
+    variables: Mapping[str, str] | None = None,
     *,
     log: Path | None = None,
 ) -> None:
-    """Run nnU-Net's commands one after the other in a process of their own.
+    """Run one of nnU-Net's commands in a process of its own.
 
     Args:
-        commands: Each the words of a command, such as `nnUNetv2_train`.
-        environment: Variables over those of this process.
-        log: Where their output goes, standard error by default.
+        command: Its words, `nnUNetv2_train` and so on.
+        folders: Where nnU-Net works.
+        variables: More of its variables, over those of this process.
+        log: Where its output goes, standard error by default.
 
     Raises:
-        AugmintError: if one fails, with the last words of the log.
+        AugmintError: if it fails, with the last words of the log.
     """
     require_nnunet()
-    variables = {**os.environ, **environment}
+    environment = {**os.environ, **folders.environment(), **(variables or {})}
     # nnU-Net starts eight processes for small tasks whatever the machine has.
-    variables.setdefault("nnUNet_def_n_proc", str(default_processes()))
-    words = [sys.executable, "-P", "-m", RUNNER, json.dumps([list(c) for c in commands])]
+    environment.setdefault("nnUNet_def_n_proc", str(default_processes()))
+    words = [sys.executable, "-P", "-m", RUNNER, *command]
     if log is None:
-        code = subprocess.run(words, env=variables, stdout=sys.__stderr__).returncode
+        code = subprocess.run(words, env=environment, stdout=sys.__stderr__).returncode
         said = "its message stands above"
     else:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as stream:
-            done = subprocess.run(words, env=variables, stdout=stream, stderr=subprocess.STDOUT)
+            done = subprocess.run(words, env=environment, stdout=stream, stderr=subprocess.STDOUT)
         code = done.returncode
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         said = f"see {log}; it ends with: {' | '.join(lines[-3:])}"
     if code:
-        started = " && ".join(shlex.join(c) for c in commands)
-        raise AugmintError(f"nnU-Net failed with code {code} in `{started}`; {said}")
+        raise AugmintError(f"nnU-Net failed with code {code} in `{shlex.join(command)}`; {said}")
 
 
 def default_processes() -> int:

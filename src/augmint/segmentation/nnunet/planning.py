@@ -14,7 +14,7 @@ from augmint.data.dataset import Dataset
 from augmint.data.layout import read_json
 from augmint.errors import AugmintError
 from augmint.segmentation.nnunet.arms import Arm
-from augmint.segmentation.nnunet.commands import NAME, Folders, default_processes, run_nnunet
+from augmint.segmentation.nnunet.commands import NAME, Folders, run_nnunet
 from augmint.staging import write_text
 
 PLANS = "augmintPlans"
@@ -31,7 +31,7 @@ def plan_on_real(
     *,
     planner: str,
     gpu_memory_gb: float | None,
-    processes: int | None,
+    processes: int,
 ) -> None:
     """Fingerprint and plan of the real cases, as if nnU-Net knew no others.
 
@@ -49,12 +49,12 @@ def plan_on_real(
         made.mkdir(parents=True)
         command = [
             "nnUNetv2_plan_and_preprocess", "-d", name[7:10], "--no_pp", "--no_pbar",
-            "--verify_dataset_integrity", "-npfp", str(processes or default_processes()),
+            "--verify_dataset_integrity", "-npfp", str(processes),
             "-pl", planner, "-overwrite_plans_name", PLANS,
         ]  # fmt: skip
         if gpu_memory_gb is not None:
             command += ["-gpu_memory_target", f"{gpu_memory_gb:g}"]
-        run_nnunet([command], _planning(apart), log=target / "augmint_prepare.log")
+        _run(command, apart, target)
         for file in (FINGERPRINT, f"{PLANS}.json"):
             shutil.copyfile(made / file, target / file)
 
@@ -110,7 +110,7 @@ def take_plan(source: str, plans_name: str, name: str, channels: int, folders: F
         "nnUNetv2_move_plans_between_datasets", "-s", other, "-t", name,
         "-sp", plans_name, "-tp", PLANS,
     ]  # fmt: skip
-    run_nnunet([command], _planning(folders), log=target / "augmint_prepare.log")
+    _run(command, folders, target)
     shutil.copyfile(fingerprint, target / FINGERPRINT)
 
 
@@ -148,16 +148,16 @@ def planned_configurations(
 
 
 def preprocess(
-    name: str, configurations: Sequence[str], folders: Folders, *, processes: int | None
+    name: str, configurations: Sequence[str], folders: Folders, *, processes: int
 ) -> None:
     """Preprocess every case, real and synthetic, by the shared plan."""
     target = folders.preprocessed / name
     shutil.copyfile(folders.raw / name / "dataset.json", target / "dataset.json")
     command = [
         "nnUNetv2_preprocess", "-d", name[7:10], "-plans_name", PLANS, "--no_pbar",
-        "-c", *configurations, "-np", str(processes or default_processes()),
+        "-c", *configurations, "-np", str(processes),
     ]  # fmt: skip
-    run_nnunet([command], _planning(folders), log=target / "augmint_prepare.log")
+    _run(command, folders, target)
 
 
 def write_arms(name: str, arms: Sequence[Arm], folders: Folders) -> None:
@@ -176,9 +176,7 @@ def id_of(name: str) -> int:
     return int(match[1])
 
 
-def _planning(folders: Folders) -> dict[str, str]:
-    """nnU-Net starts as many processes while it plans, too, and crashes if that is none."""
-    variables = folders.environment()
-    if os.environ.get(AUGMENTERS) == "0":
-        variables[AUGMENTERS] = "1"
-    return variables
+def _run(command: Sequence[str], folders: Folders, target: Path) -> None:
+    # While it plans, nnU-Net starts as many processes, too, and crashes if that is none.
+    variables = {AUGMENTERS: "1"} if os.environ.get(AUGMENTERS) == "0" else None
+    run_nnunet(command, folders, variables, log=target / "augmint_prepare.log")

@@ -1,8 +1,7 @@
-"""`python -m augmint.segmentation.nnunet.runner COMMANDS`: nnU-Net's commands in one process."""
+"""`python -m augmint.segmentation.nnunet.runner COMMAND...`: an nnU-Net that knows our trainer."""
 
 from __future__ import annotations
 
-import json
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -25,14 +24,13 @@ def register_trainer() -> None:
 
 
 def main() -> None:
-    """Run each command as its console script would."""
-    for command in json.loads(sys.argv[1]):
-        print("+", *command, flush=True)
-        (script,) = set(entry_points(group="console_scripts", name=command[0]))
-        if command[0] in TRAINS:
-            register_trainer()
-        sys.argv = command
-        script.load()()
+    """Run the command as its console script would."""
+    sys.argv = command = sys.argv[1:]
+    print("+", *command, flush=True)
+    (script,) = set(entry_points(group="console_scripts", name=command[0]))
+    if command[0] in TRAINS:
+        register_trainer()
+    script.load()()
 
 
 if __name__ == "__main__":

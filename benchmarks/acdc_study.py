@@ -1,0 +1,73 @@
+"""A study of acdc/ on real data, through to its report; its figures as a result file.
+
+    python benchmarks/acdc_study.py DATA benchmarks/acdc/five_patients.yaml [--work scratch/study]
+
+DATA holds the datasets and splits.json, which the study's paths are relative to. Writes
+benchmarks/results/<file>.json; the report stays in --work. Goes on after a stop.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+from augmint.fit import describe_device, resolve_device, versions
+from augmint.progress import Talk
+from augmint.study import read_study, study
+from results import commit, save
+
+parser = argparse.ArgumentParser()
+parser.add_argument("data", type=Path)
+parser.add_argument("file", type=Path)
+parser.add_argument("--work", type=Path, default=Path("scratch/study"))
+parser.add_argument("--device", default="auto")
+parser.add_argument("--ray", default=None)
+KEPT = ("dice", "hd95", "assd")
+
+
+def main() -> None:
+    a = parser.parse_args()
+    version, asked = commit(), read_study(a.file)
+    out = a.work / a.file.stem
+    out.parent.mkdir(parents=True, exist_ok=True)
+    study(asked, out, base=a.data, device=a.device, ray=a.ray, resume=True, talk=Talk())
+    with (out / "comparisons.csv").open() as stream:
+        rows = [
+            {k: _figure(v) for k, v in row.items()}
+            for row in csv.DictReader(stream)
+            if row["metric"] in KEPT
+        ]
+    outcomes = json.loads((out / "outcomes.json").read_text())
+    result = {
+        "study": asked.model_dump(mode="json", exclude_unset=True),
+        "protocol": asked.hash,
+        "conclusions": [
+            line.strip("*") for line in (out / "report.md").read_text().splitlines()
+            if line.startswith("**")
+        ],
+        "comparisons": rows,
+        "hours": sum(o["seconds"] for o in outcomes) / 3600,
+        "units": {
+            status: sum(o["status"] == status for o in outcomes)
+            for status in ("done", "failed", "skipped")
+        },
+        "device": describe_device(resolve_device(a.device)),
+        "versions": versions(),
+        "commit": version,
+    }  # fmt: skip
+    save(a.file.stem, result)
+    for line in result["conclusions"]:
+        print(line)
+
+
+def _figure(text: str) -> str | float | None:
+    if not text:
+        return None
+    try:
+        return round(float(text), 5)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    main()

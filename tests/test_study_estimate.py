@@ -1,0 +1,99 @@
+"""How long a study takes, from a few measured steps."""
+
+from pathlib import Path
+
+import pytest
+
+from augmint.data.phantoms import make_phantoms
+from augmint.progress import Talk
+from augmint.study import estimate
+from augmint.study.estimate import estimate_study, in_words
+
+STUDY = """\
+name: toy
+data: train
+sizes: [2, all]
+draws: 2
+tests: [{name: other, data: other}]
+arms:
+  stack: {}
+  long: {settings: {steps: 60}}
+  wide: {settings: {width: 16}}
+  few:
+    synthetic: {method: mask_to_image, copies: 1, steps: 10, gate_steps: 10}
+  many:
+    synthetic: {method: mask_to_image, copies: 3, steps: 30}
+baseline: stack
+endpoint: {test: other}
+seeds: [0]
+preset: tiny
+"""
+QUIET = Talk(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("estimate")
+    for name, seed in (("train", 0), ("other", 1)):
+        make_phantoms(
+            "cine-mr", out=folder / name, vendor="A", patients=4, seed=seed, slices=3, size=32
+        )
+    path = folder / "study.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+def test_units_scale_with_steps_patients_and_copies(file, monkeypatch):
+    asked = []
+
+    def generation(data, out, *, patients, copies, steps, **rest):
+        asked.append((len(patients), copies, steps))
+        minutes = {"fit": 2.0 * steps, "gate": 40.0, "generate": 5.0 * len(patients) * copies}
+        return {"minutes": minutes, "steps": steps, "gate": {"steps": 20}, "dims": 2}
+
+    def training(data, out, *, patients, settings, **rest):
+        asked.append((len(patients), settings["width"]))
+        steps = settings["steps"] or 20
+        return {"minutes": {"total": 3.0 * steps}, "steps": steps}
+
+    monkeypatch.setattr(estimate, "plan_augment", generation)
+    monkeypatch.setattr(estimate, "plan_segment", training)
+    found = estimate_study(file, device="cpu", talk=QUIET)
+    # One generation is measured, with the most patients, and one training of each width.
+    assert [a[0] for a in asked] == [4, 4, 4]
+    assert {a[1] for a in asked[1:]} == {None, 16}
+    # Two draws of 2 patients and one of 4.
+    fits = 3 * 2.0 * (10 + 30)
+    gates = 3 * (20.0 + 40.0)
+    cases = 5.0 * (2 + 2 + 4) * (1 + 3)
+    trainings = 3 * 3.0 * (20 + 60 + 20 + 20 + 20)
+    assert found["units"] == {"generate": 6, "train": 15, "evaluate": 15}
+    assert found["hours"]["generate"] == pytest.approx((fits + gates + cases) / 60, abs=1e-3)
+    assert found["hours"]["train"] == pytest.approx(trainings / 60, abs=1e-3)
+    assert found["hours"]["evaluate"] == pytest.approx(trainings / 4 / 60, abs=1e-3)
+    assert found["total_hours"] == pytest.approx(sum(found["hours"].values()), abs=2e-3)
+
+
+def test_the_measured_part_is_what_units_open(file, monkeypatch):
+    study = STUDY + "label_map: {LV: heart, MYO: heart}\n"
+    mapped = file.with_name("mapped.yaml")
+    mapped.write_text(study)
+    seen = []
+
+    def stop(data, *rest, **named):
+        seen.append(dict(data.labels))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(estimate, "plan_augment", stop)
+    with pytest.raises(KeyboardInterrupt):
+        estimate_study(mapped, device="cpu", talk=QUIET)
+    assert "heart" in seen[0]
+    assert "LV" not in seen[0]
+
+
+def test_a_measured_study_takes_time(file):
+    before = sorted(file.parent.rglob("*"))
+    found = estimate_study(file, device="cpu", talk=QUIET)
+    assert all(hours > 0 for hours in found["hours"].values())
+    assert "nothing was written" in in_words(found)
+    assert sorted(file.parent.rglob("*")) == before
