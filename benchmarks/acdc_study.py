@@ -22,6 +22,7 @@ parser.add_argument("file", type=Path)
 parser.add_argument("--work", type=Path, default=Path("scratch/study"))
 parser.add_argument("--device", default="auto")
 parser.add_argument("--ray", default=None)
+parser.add_argument("--ray-cpus", type=int, default=None)
 KEPT = ("dice", "hd95", "assd")
 
 
@@ -30,7 +31,8 @@ def main() -> None:
     version, asked = commit(), read_study(a.file)
     out = a.work / a.file.stem
     out.parent.mkdir(parents=True, exist_ok=True)
-    study(asked, out, base=a.data, device=a.device, ray=a.ray, resume=True, talk=Talk())
+    study(asked, out, base=a.data, device=a.device, ray=a.ray, ray_cpus=a.ray_cpus, resume=True,
+          talk=Talk())  # fmt: skip
     with (out / "comparisons.csv").open() as stream:
         rows = [
             {k: _figure(v) for k, v in row.items()}
@@ -51,6 +53,7 @@ def main() -> None:
             status: sum(o["status"] == status for o in outcomes)
             for status in ("done", "failed", "skipped")
         },
+        "ray": None if a.ray is None else {"address": a.ray, "cpus_each": a.ray_cpus},
         "device": describe_device(resolve_device(a.device)),
         "versions": versions(),
         "commit": version,
