@@ -121,7 +121,7 @@ def test_nothing_is_done_twice_and_a_longer_study_goes_on(base: Path, done: Path
 
         def record(unit, *rest, kind=kind, doer=doer):
             ran.append(kind)
-            doer(unit, *rest)
+            return doer(unit, *rest)
 
         monkeypatch.setitem(runner.DOERS, kind, record)
     study(base / "study.yaml", done, resume=True)
@@ -157,6 +157,24 @@ def test_a_failed_unit_is_reported_while_others_go_on(base: Path, tmp_path: Path
     monkeypatch.undo()
     study(base / "study.yaml", out, resume=True)
     assert {o["status"] for o in json.loads((out / "outcomes.json").read_text())} == {"done"}
+
+
+def test_a_draw_without_any_accepted_case_still_counts(base: Path, tmp_path: Path, monkeypatch):
+    """A user would train on the real cases alone; leaving the draw out would flatter the arm."""
+    monkeypatch.setattr(runner, "_accepted", lambda made: [])
+    out = study(base / "study.yaml", tmp_path / "out")
+    outcomes = json.loads((out / "outcomes.json").read_text())
+    assert {o["status"] for o in outcomes} == {"done"}
+    alone = [o["key"] for o in outcomes if "trained on the real cases alone" in o["message"]]
+    assert len(alone) == 4  # one arm, two draws, two seeds
+    counts = [
+        json.loads((out / "units" / f"train_{key}" / "run.json").read_text())["counts"]
+        for key in alone
+    ]
+    assert {c["synthetic"] for c in counts} == {0}
+    assert "4 unit(s) went unlike planned" in (out / "report.md").read_text()
+    again = study(base / "study.yaml", out, resume=True)
+    assert json.loads((again / "outcomes.json").read_text()) == outcomes
 
 
 def test_the_plan_without_the_work(base: Path, tmp_path: Path):

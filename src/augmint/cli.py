@@ -391,8 +391,8 @@ def evaluate(
     summary = evaluate(
         run, _open(data, patient_regex, label_map), _given(out, "-o"),
         patients=opt.read_patients(patients), largest_component=largest_component,
-        sliding=sliding, tolerance=tolerance, cardiac=cardiac, seed=seed, device=device, resume=resume,
-        allow_same_names=allow_same_names, talk=Talk(quiet=quiet),
+        sliding=sliding, tolerance=tolerance, cardiac=cardiac, seed=seed, device=device,
+        resume=resume, allow_same_names=allow_same_names, talk=Talk(quiet=quiet),
     )  # fmt: skip
     _print({"out": str(out), **summary.to_dict()}, as_json, in_words(summary))
 

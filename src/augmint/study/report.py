@@ -61,11 +61,11 @@ def write_study_report(
     found = compare_all(study, tables, plan.groups)
     _write_comparisons(folder / "comparisons.csv", found)
     pictures = _draw(folder, study, plan, tables, found, set(done))
-    missing = [(plan.units[k].title, o) for k, o in outcomes.items() if o.status != "done"]
+    notable = [(plan.units[k].title, o) for k, o in outcomes.items() if o.message]
     readings = _readings(folder)
     hearts = measure_arms(study, plan, tables, folder, set(done))
     write_function(folder, plan, hearts, set(done))
-    blocks = _blocks(study, plan, tables, found, pictures, missing, readings, hearts, folder)
+    blocks = _blocks(study, plan, tables, found, pictures, notable, readings, hearts, folder)
     write_text(folder / "report.html", _page(study, blocks, folder))
     write_text(folder / "report.md", _markdown(study, blocks))
     return found.conclusions
@@ -77,14 +77,19 @@ def _blocks(
     tables: Sequence[Table],
     found: Comparisons,
     pictures: Sequence[tuple[str, Path]],
-    missing: Sequence[tuple[str, Outcome]],
+    notable: Sequence[tuple[str, Outcome]],
     readings: Sequence[Mapping[str, Any]],
     hearts: Sequence[ArmFunction],
     folder: Path,
 ) -> list[Block]:
     blocks: list[Block] = [("conclusion", line) for line in found.conclusions]
+    missing = sum(outcome.status != "done" for _, outcome in notable)
     if missing:
-        blocks.append(("note", f"{len(missing)} unit(s) are missing, see the end."))
+        blocks.append(("note", f"{missing} unit(s) are missing, see the end."))
+    if len(notable) > missing:
+        blocks.append(
+            ("note", f"{len(notable) - missing} unit(s) went unlike planned, see the end.")
+        )
     blocks += [("heading", "What was compared"), ("table", _arms_table(study))]
     blocks.append(("text", _design(study, plan)))
     for table in tables:
@@ -122,10 +127,10 @@ def _blocks(
             f"{', '.join(sorted(changed))}. What was changed after looking is no longer a test.",
         ))  # fmt: skip
     blocks.append(("note", "Versions: " + json.dumps(versions())))
-    if missing:
-        blocks.append(("heading", "Missing"))
+    if notable:
+        blocks.append(("heading", "Missing, or unlike planned"))
         rows = [["unit", "what happened"]]
-        rows += [[title, f"{o.status}: {o.message}"] for title, o in missing]
+        rows += [[title, f"{o.status}: {o.message}"] for title, o in notable]
         blocks.append(("table", rows))
     return blocks
 

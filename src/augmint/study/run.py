@@ -28,7 +28,7 @@ class Outcome:
     Attributes:
         key: Its key.
         status: `done`, `failed`, or `skipped` where something that it needs failed.
-        message: Why, where it is not done.
+        message: Why, where it is not done; what a reader must know, where it is.
         seconds: That it took, now or before a kill.
     """
 
@@ -149,17 +149,18 @@ def attempt(unit: Unit, folder: Path, device: str, talk: Talk) -> Outcome:
     if not place.exists():
         start = time.monotonic()
         try:
-            DOERS[unit.kind](unit, folder, place, device, talk)
+            note = DOERS[unit.kind](unit, folder, place, device, talk)
         except Exception as error:
             write_text(folder / "units" / f"{unit.key}.error.txt", traceback.format_exc())
             return Outcome(unit.key, "failed", f"{type(error).__name__}: {error}")
-        write_json(clock, {"title": unit.title, "seconds": round(time.monotonic() - start, 1)})
+        seconds = round(time.monotonic() - start, 1)
+        write_json(clock, {"title": unit.title, "seconds": seconds, "note": note})
         (folder / "units" / f"{unit.key}.error.txt").unlink(missing_ok=True)
-    seconds = json.loads(clock.read_text())["seconds"] if clock.exists() else 0.0
-    return Outcome(unit.key, "done", seconds=seconds)
+    kept = json.loads(clock.read_text()) if clock.exists() else {}
+    return Outcome(unit.key, "done", kept.get("note", ""), kept.get("seconds", 0.0))
 
 
-def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> str:
     from augmint.augment import augment
 
     a = unit.arguments
@@ -169,21 +170,37 @@ def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
         gate_steps=a["gate_steps"], dims=a["dims"], seed=a["seed"], device=device, resume=True,
         talk=Talk(quiet=True) if talk.quiet else talk,
     )  # fmt: skip
+    return ""
 
 
-def _train(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+def _train(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> str:
+    """A training; without any accepted case it is one on real cases, as it would be for a user.
+
+    To leave the draw out instead would compare arms on the draws where the generator did well.
+    """
     from augmint.segment import segment
 
-    a = unit.arguments
+    a, note = unit.arguments, ""
     made = None if a["synthetic"] is None else folder / f"units/generate_{a['synthetic']}"
+    if made is not None and not a["unfiltered"] and not any(_accepted(made)):
+        made, note = None, "no synthetic case was accepted: trained on the real cases alone"
+        talk.say(f"{unit.title}: {note}")
     segment(
         open_part(a), place, made, patients=a["patients"], preset=a["preset"],
         settings=a["settings"], dims=a["dims"], seed=a["seed"], unfiltered=a["unfiltered"],
         device=device, resume=True, talk=talk,
     )  # fmt: skip
+    return note
 
 
-def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+def _accepted(made: Path) -> list[str]:
+    from augmint.synthetic import load_rows
+
+    rows = load_rows(made)
+    return [r["case"] for r in rows if r["synthetic"] == "1" and r["accepted"] == "1"]
+
+
+def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> str:
     from augmint.evaluate import evaluate
 
     a = unit.arguments
@@ -193,9 +210,11 @@ def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
         sliding=a.get("sliding", False), allow_same_names=a.get("allow_same_names", False),
         device=device, resume=True, talk=talk,
     )  # fmt: skip
+    return ""
 
 
-DOERS: Mapping[str, Callable[[Unit, Path, Path, str, Talk], None]] = {
+# Each returns what a reader of the report must know, mostly nothing.
+DOERS: Mapping[str, Callable[[Unit, Path, Path, str, Talk], str]] = {
     "generate": _generate,
     "train": _train,
     "evaluate": _evaluate,
