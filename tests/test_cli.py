@@ -52,7 +52,8 @@ FLAGS = {
     "study": {"--out", "--device", "--continue", "--dry-run", "--quiet", "--json", *RAY},
     "prove": {
         "--out", "--budget", "--method", "--set", "--copies", "--augmentation", "--segmenter",
-        "--size", "--test", "--preset", "--steps", "--dims", "--dry-run", *RAY, *SHARED,
+        "--size", "--test", "--allow-same-names", "--preset", "--steps", "--dims", "--dry-run",
+        *RAY, *SHARED,
     },
     "nnunet prepare": {
         "--id", "--plans-from", "--plans-name", "--configuration", "--synthetic-probability",

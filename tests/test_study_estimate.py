@@ -6,6 +6,7 @@ import pytest
 
 from augmint.data.phantoms import make_phantoms
 from augmint.progress import Talk
+from augmint.segmentation.training import SegmenterConfig
 from augmint.study import estimate
 from augmint.study.estimate import estimate_study, in_words
 
@@ -54,7 +55,7 @@ def test_units_scale_with_steps_patients_and_copies(file, monkeypatch):
     def training(data, out, *, patients, settings, **rest):
         asked.append((len(patients), settings["width"]))
         steps = settings["steps"] or 20
-        return {"minutes": {"total": 3.0 * steps}, "steps": steps}
+        return {"minutes": {"total": 3.0 * steps}, "steps": steps, "dims": 2}
 
     monkeypatch.setattr(estimate, "plan_augment", generation)
     monkeypatch.setattr(estimate, "plan_segment", training)
@@ -70,7 +71,10 @@ def test_units_scale_with_steps_patients_and_copies(file, monkeypatch):
     assert found["units"] == {"generate": 6, "train": 15, "evaluate": 15}
     assert found["hours"]["generate"] == pytest.approx((fits + gates + cases) / 60, abs=1e-3)
     assert found["hours"]["train"] == pytest.approx(trainings / 60, abs=1e-3)
-    assert found["hours"]["evaluate"] == pytest.approx(trainings / 4 / 60, abs=1e-3)
+    # 15 times the 8 cases of 3 slices of the 4 other patients, a third of a step for each image.
+    image = 3.0 / SegmenterConfig().batch_size / 3
+    evaluations = 15 * 8 * (3 * image + estimate.SCORING / 60)
+    assert found["hours"]["evaluate"] == pytest.approx(evaluations / 60, abs=1e-3)
     assert found["total_hours"] == pytest.approx(sum(found["hours"].values()), abs=2e-3)
 
 

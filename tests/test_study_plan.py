@@ -190,15 +190,20 @@ def test_domains_of_another_dataset(mixed):
     names = names_of(mixed / "all")
     tests = [
         {"name": "A", "data": "again", "domains": ["A"], "allow_same_names": True},
-        {"name": "all", "data": "again"},
+        {"name": "all", "data": "again", "allow_same_names": True},
     ]
+    study = study_of(
+        data="all", domains=["B"], sizes=None, tests=[{"name": "A", "data": "again"}],
+        endpoint={"test": "A"},
+    )  # fmt: skip
+    with pytest.raises(AugmintError, match="leak: 3 patients of test 'A' are named as patients"):
+        plan_study(study, mixed)
     plan = plan_study(
         study_of(data="all", domains=["B"], sizes=None, tests=tests, endpoint={"test": "A"}), mixed
     )
     assert patients_of(plan, "evaluate", "A") == {*names[:4], *names[9:]}
     units = {c.test: plan.units[c.unit].arguments for c in plan.cells}
     assert units["A"]["allow_same_names"]
-    assert "allow_same_names" not in units["all"]
     assert units["all"]["patients"] is None
     assert units["A"]["fingerprint"] == units["all"]["fingerprint"]
 

@@ -1,7 +1,9 @@
 """From a dataset to a verdict: what helps is called so, what does not is not."""
 
 import json
+import shutil
 from importlib import import_module
+from math import prod
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from augmint.data.phantoms import make_phantoms
 from augmint.errors import AugmintError
 from augmint.progress import Talk
 from augmint.study import read_study
-from augmint.study.prove import FILE, HELD, hours_in, plan_proof, prove
+from augmint.study.plan import plan_study
+from augmint.study.prove import FILE, HELD, Request, hours_in, plan_proof, prove
 
 module = import_module("augmint.study.prove")
 LEARNS = {"steps": 120, "width": 16, "lr": 0.01}
@@ -43,12 +46,8 @@ def priced(monkeypatch, generate=0.2, train=0.1, evaluate=0.05):
 
 
 def planned(data, **changes):
-    asked = dict(
-        budget="8h", method="warped_pairs", settings=None, copies=1, augmentation="strong",
-        segmenter=None, size=None, tests=(), preset="tiny", steps=None, gate_steps=None, dims=None,
-        seed=0, device="cpu", talk=Talk(quiet=True),
-    )  # fmt: skip
-    return plan_proof(data, **{**asked, **changes})
+    asked = {"data": str(data), "method": "warped_pairs", "copies": 1, "preset": "tiny", **changes}
+    return plan_proof(Request(**asked), device="cpu", talk=Talk(quiet=True))
 
 
 def verdict(folder: Path) -> str:
@@ -107,11 +106,40 @@ def test_patients_are_held_back(cohorts, monkeypatch):
     assert other.tests[0].patients != one.tests[0].patients
 
 
-def test_a_further_dataset_becomes_the_endpoint(cohorts, monkeypatch):
+def test_a_further_dataset_becomes_the_endpoint(cohorts, monkeypatch, tmp_path):
     priced(monkeypatch)
-    one = planned(cohorts / "data", tests=[cohorts / "hidden"]).study
-    assert one.endpoint.test == "hidden"
-    assert [t.name for t in one.tests] == [HELD, "hidden"]
+    other = shutil.copytree(cohorts / "hidden", tmp_path / "other")
+    one = planned(cohorts / "data", tests=(str(other),), allow_same_names=True).study
+    assert one.endpoint.test == "other"
+    assert [t.name for t in one.tests] == [HELD, "other"]
+
+
+def test_a_copy_under_another_name_is_no_test(cohorts, monkeypatch, tmp_path):
+    """Its patients would train, too; that is said before anything is computed."""
+    priced(monkeypatch)
+    copy = shutil.copytree(cohorts / "data", tmp_path / "copy")
+    facts = json.loads((copy / "dataset.json").read_text())
+    facts.pop("name")
+    (copy / "dataset.json").write_text(json.dumps(facts))
+    with pytest.raises(AugmintError, match=r"leak: 10 patients of test 'copy' are named"):
+        planned(cohorts / "data", tests=(str(copy),))
+
+
+def test_no_draw_comes_twice(cohorts, monkeypatch, tmp_path):
+    """Nine patients: two of the plain draws of three among six are the same."""
+    priced(monkeypatch)
+    make_phantoms("cine-mr", out=tmp_path / "nine", patients=9, slices=3, size=32)
+    plan = plan_study(planned(tmp_path / "nine", budget="9d").study, Path())
+    trained = {tuple(u.arguments["patients"]) for u in plan.units.values() if u.kind == "train"}
+    assert len(trained) == 5
+    assert plan.count("train") == len(plan.cells) == 4 * prod(module.DESIGNS[-1])
+
+
+def test_the_moved_anatomy_has_an_arm_of_its_own(cohorts, monkeypatch):
+    priced(monkeypatch)
+    arms = planned(cohorts / "data", method="mask_to_image").study.arms
+    assert arms["warped"].synthetic.method == "warped_pairs"
+    assert "warped" not in planned(cohorts / "data").study.arms
 
 
 @pytest.mark.parametrize(
@@ -124,6 +152,8 @@ def test_a_further_dataset_becomes_the_endpoint(cohorts, monkeypatch):
         ({"method": "magic"}, "unknown method"),
         ({"copies": 0}, "copies"),
         ({"segmenter": {"stepps": 3}}, "stepps"),
+        ({"segmenter": {"augmentation": "noise"}}, "augmentation is no setting here"),
+        ({"segmenter": {"synthetic_probability": 1}}, "synthetic_probability is no setting here"),
     ],
 )
 def test_what_does_not_fit_is_said(cohorts, monkeypatch, changes, said):
@@ -166,6 +196,12 @@ def test_the_command(cohorts, monkeypatch, tmp_path):
     again = CliRunner().invoke(app, command)
     assert again.exit_code == 2
     assert "exists" in again.stderr
+    other = CliRunner().invoke(app, [*command, "--continue", "--copies", "2"])
+    assert other.exit_code == 2
+    assert "was begun with copies 1, not 2" in other.stderr
+    foreign = CliRunner().invoke(app, [*command, "--continue", "-o", str(cohorts)])
+    assert foreign.exit_code == 2
+    assert "exists" in foreign.stderr
     monkeypatch.setattr(module, "plan_proof", None)
     more = CliRunner().invoke(app, [*command, "--continue", "--json"])
     assert more.exit_code == 0, more.stderr

@@ -491,6 +491,12 @@ def prove(
         list[Path] | None,
         typer.Option("--test", help="A further dataset to test on; repeatable."),
     ] = None,
+    allow_same_names: Annotated[
+        bool,
+        typer.Option(
+            "--allow-same-names", help="Patients of equal names in these datasets are others."
+        ),
+    ] = False,
     preset: opt.PresetName = "quick",
     steps: opt.Steps = None,
     dims: opt.Dims = None,
@@ -505,21 +511,22 @@ def prove(
     config: opt.Config = None,
 ) -> None:
     """Does it help here? A study from a dataset alone, as thorough as the budget allows."""
-    from augmint.study.prove import plan_proof, prove
+    from augmint.study.prove import Request, plan_proof, prove
 
     talk, place = Talk(quiet=quiet), _given(data, "DATA")
     asked: dict[str, Any] = dict(
         budget=budget, method=method, settings=opt.settings_of(context, settings), copies=copies,
         augmentation=augmentation, segmenter=opt.read_settings(segmenter, {}, "--segmenter"),
-        size=size, tests=tests or (), preset=preset, steps=steps, dims=dims, seed=seed,
-        device=device,
+        size=size, tests=tuple(map(str, tests or ())), allow_same_names=allow_same_names,
+        preset=preset, steps=steps, dims=dims, seed=seed,
     )  # fmt: skip
     if dry_run:
-        proof = plan_proof(place, gate_steps=None, talk=talk, **asked)
+        proof = plan_proof(Request(str(place), **asked), device=device, talk=talk)
         return _print(proof.to_dict(), as_json, proof.in_words() + "; nothing was written")
     made = prove(
-        place, _given(out, "-o"), ray=ray, ray_cpus=ray_cpus, resume=resume, talk=talk, **asked
-    )
+        place, _given(out, "-o"), device=device, ray=ray, ray_cpus=ray_cpus, resume=resume,
+        talk=talk, **asked,
+    )  # fmt: skip
     _print(_folder(made), as_json)
 
 

@@ -26,7 +26,8 @@ def read_settings(
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
         if not equals or not name.strip():
-            raise AugmintError(f"{flag} wants name=value, got {pair!r}; see `augmint methods`")
+            where = "; see `augmint methods`" if flag == "--set" else ""
+            raise AugmintError(f"{flag} wants name=value, got {pair!r}{where}")
         settings[name.strip()] = _structured(value.strip(), flag)
     return settings
 

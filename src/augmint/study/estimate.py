@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from augmint.estimate import plan_augment, plan_segment
 from augmint.presets import preset_named
 from augmint.progress import Talk
+from augmint.segment import segmenter_config
 from augmint.study.plan import Kind, Plan, open_part, plan_study
 from augmint.study.run import plan_in_words
 from augmint.study.spec import read_study
 
-# An evaluation's share of a training's time; it is not measured.
-EVALUATION_SHARE = 0.25
+# Seconds to read, score and write a case, beside the network's; they are not measured.
+SCORING = 0.2
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Minutes that a segmenter of 2 or 3 dimensions takes for one image."""
+
+    minutes: float
+    dims: int
 
 
 def estimate_study(file: Path | str, *, device: str, talk: Talk) -> dict[str, Any]:
@@ -30,16 +40,17 @@ def hours_of(plan: Plan, *, device: str, talk: Talk) -> dict[str, Any]:
 
     One unit of each method and settings, and of each network and width, is measured: the one with
     the most patients. Of the others, fits scale with their steps and synthetic cases with their
-    patients and copies. Reading a dataset is not counted.
+    patients and copies. An evaluation counts as a third of a training step for each of its images.
+    Reading a dataset is not counted.
     """
     minutes = {"generate": 0.0, "train": 0.0, "evaluate": 0.0}
     for units in _alike(plan, "generate", _generator):
         minutes["generate"] += _generations(units, device=device, talk=talk)
-    trainings = plan.count("train")
+    speeds: dict[str, Speed] = {}
     for units in _alike(plan, "train", _segmenter):
-        minutes["train"] += _trainings(units, device=device, talk=talk)
-    share = minutes["train"] / max(1, trainings) * EVALUATION_SHARE
-    minutes["evaluate"] = share * plan.count("evaluate")
+        total, speeds[_segmenter(units[0])] = _trainings(units, device=device, talk=talk)
+        minutes["train"] += total
+    minutes["evaluate"] = _evaluations(plan, speeds)
     return {
         "units": {k: plan.count(k) for k in ("generate", "train", "evaluate")},
         "hours": {k: round(v / 60, 5) for k, v in minutes.items()},
@@ -85,16 +96,43 @@ def _generations(units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk)
     return total
 
 
-def _trainings(units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk) -> float:
+def _trainings(
+    units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk
+) -> tuple[float, Speed]:
+    """Minutes of all of them, and how fast such a segmenter predicts."""
     a = units[0]
     one = plan_segment(
         open_part(a), None, synthetic=None, patients=a["patients"], fold=None, validation=None,
         preset=a["preset"], settings=a["settings"], dims=a["dims"], seed=a["seed"],
         device=device, talk=talk,
     )  # fmt: skip
-    preset = preset_named(a["preset"]).segmenter_steps
-    steps = [unit["settings"]["steps"] or preset for unit in units]
-    return one["minutes"]["total"] * sum(steps) / one["steps"]
+    sizes = preset_named(a["preset"])
+    steps = [unit["settings"]["steps"] or sizes.segmenter_steps for unit in units]
+    step = one["minutes"]["total"] / one["steps"]
+    batch = segmenter_config(sizes, one["dims"], a["seed"], a["settings"]).batch_size
+    return step * sum(steps), Speed(step / batch / 3, one["dims"])
+
+
+def _evaluations(plan: Plan, speeds: Mapping[str, Speed]) -> float:
+    """Minutes of all evaluations; the first case of a dataset says how many images one has."""
+    known: dict[str, tuple[int, int]] = {}
+    total = 0.0
+    for unit in plan.units.values():
+        if unit.kind != "evaluate":
+            continue
+        a = unit.arguments
+        place = f"{a['data']} {a.get('domains')} {a['patients']}"
+        if place not in known:
+            part = open_part(a)
+            part = part if a["patients"] is None else part.select(patients=a["patients"])
+            first = part.load(part.items[0]).grid
+            slices = first.shape[first.slice_axis] if len(first.shape) == 3 else 1
+            known[place] = len(part), slices
+        cases, slices = known[place]
+        speed = speeds[_segmenter(plan.units[a["run"]].arguments)]
+        images = slices if speed.dims == 2 else 1
+        total += cases * (images * speed.minutes + SCORING / 60)
+    return total
 
 
 def in_words(plan: dict[str, Any]) -> str:

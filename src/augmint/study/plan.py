@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.layout import listed
-from augmint.data.splits import check_leak, draw_patients, folds
+from augmint.data.splits import check_leak
 from augmint.errors import AugmintError
-from augmint.study.spec import ALL, HELD_OUT, Size, Study, Test
+from augmint.study.draws import Draw, draws_of
+from augmint.study.spec import HELD_OUT, Study, Test
 
 Kind = Literal["generate", "train", "evaluate"]
 # A null arm's seeds lie far from those of any other arm.
@@ -107,13 +108,15 @@ def plan_study(study: Study, base: Path) -> Plan:
     targets = [_target(test, study, parts, source) for test in study.tests]
     tested = {p for t in targets if t.part.name == source.name for p in t.patients or ()}
     everyone = _who_may_train(study, source, base, tested)
+    for target in targets:
+        _check_names(target, source, everyone)
     units: dict[str, Unit] = {}
     cells: list[Cell] = []
 
     def add(unit: Unit) -> Unit:
         return units.setdefault(unit.key, unit)
 
-    draws = _draws(study, source.dataset, everyone)
+    draws = draws_of(study, source.dataset, everyone)
     smallest = min((draw.size for draw in draws), default=0)
     for draw in draws:
         at = list(targets)
@@ -187,16 +190,6 @@ class _Target:
     allow_same_names: bool = False
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """Who trains; `held` are the patients of a fold."""
-
-    size: int
-    number: int
-    train: tuple[str, ...]
-    held: tuple[str, ...] | None
-
-
 def _labelled(dataset: Dataset) -> frozenset[str]:
     return frozenset(i.patient_id for i in dataset.items if i.masks and not i.synthetic)
 
@@ -251,10 +244,31 @@ def _who_may_train(
     return everyone
 
 
+def _check_names(target: _Target, source: _Part, everyone: Sequence[str]) -> None:
+    """`evaluate`'s rule for patients of equal names, before anything is trained.
+
+    Raises:
+        AugmintError: if a mere folder's patients are named as those who train.
+    """
+    dataset = target.part.dataset
+    if target.part.name == source.name or target.allow_same_names:
+        return
+    if dataset.name != dataset.root.name:
+        return
+    shared = sorted(set(everyone) & set(target.patients or dataset.patients))
+    if shared:
+        raise AugmintError(
+            f"leak: {len(shared)} patients of test {target.name!r} are named as patients who "
+            f"train: {listed(shared)}. {dataset.root} may be a copy of the training dataset: if "
+            "they are other people, allow the same names for this test, or give the dataset a "
+            "`name` of its own in its dataset.json"
+        )
+
+
 def _train(
     study: Study,
     source: _Part,
-    draw: _Draw,
+    draw: Draw,
     name: str,
     network: str,
     seed: int,
@@ -287,7 +301,7 @@ def _train(
 
 
 def _evaluate(
-    study: Study, target: _Target, draw: _Draw, name: str, seed: int, trained: Unit
+    study: Study, target: _Target, draw: Draw, name: str, seed: int, trained: Unit
 ) -> Unit:
     patients = target.patients
     arguments = {
@@ -304,35 +318,6 @@ def _evaluate(
         arguments["allow_same_names"] = True
     title = f"{target.name}: {name}, {draw.size} patients, draw {draw.number}, seed {seed}"
     return Unit("evaluate", arguments, (trained.key,), title)
-
-
-def _draws(study: Study, data: Dataset, everyone: Sequence[str]) -> list[_Draw]:
-    """Every draw of every size, in order of size; of a fold, the size is that of the first."""
-    pools: list[tuple[int, Sequence[str], tuple[str, ...] | None]]
-    if study.folds:
-        chosen = folds(data.select(patients=list(everyone)), study.folds, 0)
-        pools = [(f.index, f.train, f.validation) for f in chosen]
-    else:
-        pools = [(number, everyone, None) for number in range(study.draws)]
-    found: dict[tuple[int, int], _Draw] = {}
-    for asked in study.sizes or (ALL,):
-        for number, pool, held in pools:
-            size, shown = (_size(asked, len(patients)) for patients in (pool, pools[0][1]))
-            if size > len(pool):
-                raise AugmintError(
-                    f"a size of {size} patients was asked for, {len(pool)} may train; ask for fewer"
-                )
-            if size == len(pool) and number > 0 and not study.folds:
-                continue  # all patients can be drawn in one way only
-            drawn = draw_patients(pool, size, number)
-            found.setdefault((shown, number), _Draw(shown, number, drawn, held))
-    return [found[key] for key in sorted(found)]
-
-
-def _size(asked: Size, patients: int) -> int:
-    if isinstance(asked, str):
-        return patients
-    return max(1, round(asked * patients)) if asked < 1 else int(asked)
 
 
 def named_patients(patients: Sequence[str] | str | None, base: Path) -> list[str] | None:

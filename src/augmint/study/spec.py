@@ -22,6 +22,15 @@ LATER = (
 )  # fmt: skip
 
 
+# Fields of a segmenter that a study says in its own words.
+ELSEWHERE = {
+    "augmentation": "a field of the arm",
+    "synthetic_probability": "a field of the arm",
+    "network": "one of the study's networks",
+    "seed": "one of the study's seeds",
+}
+
+
 class StudyError(AugmintError):
     """A fault of a study that more than one field has a part in.
 
@@ -66,7 +75,7 @@ class Arm(_Strict):
         augmentation: Classical augmentation, a key of `AUGMENTATIONS`.
         synthetic: Synthetic cases that join, or None.
         synthetic_probability: Chance of each sample to be synthetic.
-        settings: Further fields of `SegmenterConfig`.
+        settings: Further fields of `SegmenterConfig`; not those that the study or arm has itself.
         largest_component: Keep the largest connected part of each label of a prediction. The
             training is that of the arm it is like.
         sliding: Slide the window over what of a case lies outside it. The training is that of the
@@ -82,6 +91,14 @@ class Arm(_Strict):
     largest_component: bool = False
     sliding: bool = False
     null: bool = False
+
+    @field_validator("settings")
+    @classmethod
+    def _settings(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        for name, where in ELSEWHERE.items():
+            if name in settings:
+                raise ValueError(f"{name} is no setting here, but {where}")
+        return settings
 
 
 class Test(_Strict):
