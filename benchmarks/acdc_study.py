@@ -3,7 +3,8 @@
     python benchmarks/acdc_study.py DATA benchmarks/acdc/five_patients.yaml [--work scratch/study]
 
 DATA holds the datasets and splits.json, which the study's paths are relative to. Writes
-benchmarks/results/<file>.json; the report stays in --work. Goes on after a stop.
+benchmarks/results/<file>.json; the report stays in --work. Goes on after a stop; the result then
+names every commit that it was started at, and all versions that made its units.
 """
 
 import argparse
@@ -11,10 +12,11 @@ import csv
 import json
 from pathlib import Path
 
-from augmint.fit import describe_device, resolve_device, versions
+from augmint.fit import describe_device, resolve_device
 from augmint.progress import Talk
 from augmint.study import read_study, study
-from results import commit, save
+from augmint.study.record import versions_of
+from results import commit, commits, one_or_all, save
 
 parser = argparse.ArgumentParser()
 parser.add_argument("data", type=Path)
@@ -28,9 +30,8 @@ KEPT = ("dice", "hd95", "assd")
 
 def main() -> None:
     a = parser.parse_args()
-    version, asked = commit(), read_study(a.file)
-    out = a.work / a.file.stem
-    out.parent.mkdir(parents=True, exist_ok=True)
+    asked, out = read_study(a.file), a.work / a.file.stem
+    started = commits(out, commit())
     study(asked, out, base=a.data, device=a.device, ray=a.ray, ray_cpus=a.ray_cpus, resume=True,
           talk=Talk())  # fmt: skip
     with (out / "comparisons.csv").open() as stream:
@@ -55,8 +56,10 @@ def main() -> None:
         },
         "ray": None if a.ray is None else {"address": a.ray, "cpus_each": a.ray_cpus},
         "device": describe_device(resolve_device(a.device)),
-        "versions": versions(),
-        "commit": version,
+        "versions": one_or_all(
+            versions_of(out, [o["key"] for o in outcomes if o["status"] == "done"])
+        ),
+        "commit": started,
     }  # fmt: skip
     save(a.file.stem, result)
     for line in result["conclusions"]:

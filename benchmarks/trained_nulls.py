@@ -6,22 +6,26 @@ Each pair is a study of its own cohort of phantoms: an arm and the same arm unde
 draws of four patients, tested on eight others. Counts how many call the difference significant at
 0.05, with the Clopper-Pearson interval of that share, and writes benchmarks/results/
 trained_nulls.json. null_studies.py does the same with thousands of simulated studies; here nothing
-is simulated but the images. Goes on after a stop.
+is simulated but the images. Goes on after a stop; the result then names every commit that it was
+started at, and all versions that made its units.
 """
 
 import argparse
 import csv
-import time
+import json
 from pathlib import Path
+from typing import Any
 
 from scipy.stats import binomtest
 
 from augmint.data.dataset import open_dataset
 from augmint.data.phantoms import make_phantoms
-from augmint.fit import describe_device, resolve_device, versions
+from augmint.errors import AugmintError
+from augmint.fit import describe_device, resolve_device
 from augmint.progress import Talk
 from augmint.study import Study, study
-from results import commit, save
+from augmint.study.record import versions_of
+from results import commit, commits, one_or_all, save
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--pairs", type=int, default=30)
@@ -32,8 +36,9 @@ TESTED = 8
 
 def main() -> None:
     a = parser.parse_args()
-    version, start = commit(), time.monotonic()
-    found = []
+    started, seconds = commits(a.work, commit()), 0.0
+    found: list[dict[str, float]] = []
+    made_with: list[dict[str, str]] = []
     for number in range(a.pairs):
         folder = a.work / f"pair_{number:02d}"
         data = folder / "data"
@@ -44,6 +49,12 @@ def main() -> None:
             )  # fmt: skip
         study(design(number, data, a.steps), folder / "study", device="cpu", resume=True,
               talk=Talk(quiet=True))  # fmt: skip
+        units = finished(folder / "study")
+        seconds += sum(unit["seconds"] for unit in units)
+        made_with += [
+            one for one in versions_of(folder / "study", [u["key"] for u in units])
+            if one not in made_with
+        ]  # fmt: skip
         found.append(reading(folder / "study" / "comparisons.csv"))
         print(f"{number + 1}/{a.pairs}", found[-1], flush=True)
     hits = sum(row["p"] < 0.05 for row in found)
@@ -52,9 +63,9 @@ def main() -> None:
         "pairs": len(found), "significant": hits, "share": hits / len(found),
         "interval_95": [interval.low, interval.high], "expected": 0.05, "studies": found,
         "design": "3 draws of 4 patients, 1 seed, 8 test patients, Dice, mean over labels",
-        "segmenter_steps": a.steps, "minutes": (time.monotonic() - start) / 60,
-        "device": describe_device(resolve_device("cpu")), "versions": versions(),
-        "commit": version,
+        "segmenter_steps": a.steps, "minutes": seconds / 60,
+        "device": describe_device(resolve_device("cpu")), "versions": one_or_all(made_with),
+        "commit": started,
     }  # fmt: skip
     save("trained_nulls", result)
     print(f"{hits} of {len(found)} significant, 95 % interval of the share "
@@ -85,6 +96,22 @@ def design(number: int, data: Path, steps: int) -> Study:
             "preset": "tiny",
         }
     )
+
+
+def finished(out: Path) -> list[dict[str, Any]]:
+    """The units of a pair's study.
+
+    Raises:
+        AugmintError: if one of them failed: without it the pair has no reading.
+    """
+    units: list[dict[str, Any]] = json.loads((out / "outcomes.json").read_text())
+    for unit in units:
+        if unit["status"] == "failed":
+            raise AugmintError(
+                f"{out.parent.name}: unit {unit['key']} failed: {unit['message']}; "
+                f"{out / 'units' / unit['key']}.error.txt says where; start again to go on"
+            )
+    return units
 
 
 def reading(table: Path) -> dict[str, float]:

@@ -4,11 +4,12 @@ import socket
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from augmint.cluster import Share, check_address, share_of
+from augmint.cluster import Crew, Share, check_address, share_of
 from augmint.data.phantoms import make_phantoms
 from augmint.errors import AugmintError
 from augmint.generate import generate
@@ -64,6 +65,83 @@ def test_nothing_is_written_without_a_cluster(tmp_path: Path, closed_port):
             talk=Talk(quiet=True),
         )  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == ["data"]
+
+
+def test_processors_of_a_cluster_need_a_cluster(tmp_path: Path):
+    with pytest.raises(AugmintError, match=r"^--ray-cpus needs --ray, .* add --ray local"):
+        generate("warped_pairs", tmp_path / "data", tmp_path / "OUT", ray_cpus=1)
+    assert not list(tmp_path.iterdir())
+
+
+class Deserted:
+    """Looks like Ray with one task, whose nodes are lost until look number `back`."""
+
+    def __init__(self, back: int | None = None):
+        self.looks, self.back = 0, back
+
+    def remote(self, **options):
+        return lambda work: SimpleNamespace(remote=lambda *arguments: object())
+
+    def wait(self, refs, *, num_returns, timeout):
+        self.looks += 1
+        time.sleep(timeout)
+        return (refs, []) if self.back is not None and self.looks > self.back + 1 else ([], refs)
+
+    def get(self, ref):
+        return "made"
+
+    def nodes(self):
+        there = self.back is not None and self.looks >= self.back
+        return [{"Alive": there, "Resources": {"CPU": 2.0}}]
+
+
+class Heard(Talk):
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    for name, seconds in {"LOOK": 0.02, "TELL": 0.1, "GIVE_UP": 0.4}.items():
+        monkeypatch.setattr(f"augmint.cluster.{name}", seconds)
+
+
+def waiting(ray: Deserted, talk: Talk) -> Crew:
+    """A crew that waits for a task."""
+    crew = Crew(ray, Share("cpu", 2), talk)
+    assert crew.slots == 0
+    assert crew.free  # a cluster that grows must be asked
+    crew.submit("task", print)
+    assert not crew.free
+    return crew
+
+
+def test_lost_nodes_are_told_of_and_not_waited_for_for_ever(impatient):
+    talk = Heard()
+    crew = waiting(Deserted(), talk)
+    start = time.monotonic()
+    with pytest.raises(AugmintError, match=r"no node .* has had 2 CPUs to give.*--continue goes"):
+        crew.collect()
+    assert 0.4 <= time.monotonic() - start < 10
+    (said,) = talk.said
+    assert "ray start --address" in said
+
+
+def test_nodes_that_come_back_are_waited_for(impatient):
+    talk = Heard()
+    done = waiting(Deserted(back=8), talk).collect()
+    assert (done.name, done.value, done.error) == ("task", "made", None)
+    assert len(talk.said) == 1
+
+
+def test_a_short_absence_is_no_matter(impatient):
+    talk = Heard()
+    assert waiting(Deserted(back=1), talk).collect().value == "made"
+    assert not talk.said
 
 
 def nodes(*resources):

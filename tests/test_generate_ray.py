@@ -98,11 +98,21 @@ def test_begun_here_and_continued_on_ray(run, data, local, tmp_path, monkeypatch
     monkeypatch.setattr(module, "write_case", stopping)
     with pytest.raises(StopError):
         generate(run, data, tmp_path / "OUT", copies=2, device="cpu", talk=QUIET)
+    part = {"precision": "fp32", "device": "another machine", "threads": 1}
+    rows = sorted((tmp_path / "OUT.partial" / ".work" / "rows").iterdir())
+    for row in rows[:2]:
+        row.write_text(json.dumps(json.loads(row.read_text()) | {"signature": part}))
     kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "OUT.partial" / "labelsTr").glob("*__s*")}
     assert len(kept) == 5
     out = generate(
         run, data, tmp_path / "OUT", copies=2, ray="auto", device="cpu", resume=True, talk=QUIET
     )
+    facts = json.loads((out / "run.json").read_text())
+    here = json.loads((local / "run.json").read_text())["signature"]
+    assert sorted(facts["signature"], key=lambda s: s["device"]) == sorted(
+        [part, here], key=lambda s: s["device"]
+    )
+    (out / "run.json").write_text(json.dumps(facts | {"signature": here}))
     assert_same(out, local)
     # What was finished is not made again.
     for path, time in kept.items():

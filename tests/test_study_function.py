@@ -52,7 +52,7 @@ def made(folder: Path, errors, *, unit="px^3", test="other"):
 
 def table_of(plan: Plan) -> Table:
     place = Place(plan.cells[0].test, 2, "unet")
-    return Table(place, PATIENTS, (0, 1), (0, 1), {}, {}, {}, {}, "px", ("LV",))
+    return Table(place, PATIENTS, (0, 1), (0, 1), {}, {}, {}, {}, "px", ("LV",), {})
 
 
 def noise(rng, scale, offset=0.0):
@@ -140,11 +140,51 @@ def test_an_arm_that_always_fails_keeps_its_row(tmp_path, errors):
     assert "picture" not in [kind for kind, _ in blocks]
 
 
-def test_a_fit_that_an_arm_lacks_counts_for_none(tmp_path, errors):
-    del errors["better", 1, 0], errors["better", 1, 1]
-    found = measured(study_of(), made(tmp_path, errors), tmp_path)
-    assert found["stack", "ef"].predictions == 16
-    assert found["stack", "ef"].measured.shape == (2, 8)
+def lacking(folder, errors, *gone):
+    """The function of arms whose plan has all fits, of which some have not finished."""
+    plan = made(folder, errors)
+    done = {c.unit for c in plan.cells if (c.arm, c.draw, c.seed) not in gone}
+    found = measure_arms(study_of(), plan, [table_of(plan)], folder, done)
+    return {one.arm: one for one in found}
+
+
+def test_a_draw_that_an_arm_lacks_is_left_out_of_that_arm_alone(tmp_path, errors):
+    gone = [("better", 1, 0), ("better", 1, 1)]
+    found = lacking(tmp_path, errors, *gone)
+    assert found["stack"].predictions == found["null"].predictions == 32
+    assert found["stack"].measured.shape == found["null"].measured.shape == (4, 8)
+    assert (found["stack"].notes, found["null"].notes) == ((), ())
+    whole = np.abs(of(errors, "null")).mean() - np.abs(of(errors, "stack")).mean()
+    assert found["null"].difference.estimate == pytest.approx(whole, abs=1e-3)
+    better = found["better"]
+    assert (better.predictions, better.measured.shape) == (16, (2, 8))
+    # The baseline is held against it in the draw that both have.
+    first = [np.abs(of(errors, arm)[:2]).mean() for arm in ("better", "stack")]
+    assert better.difference.estimate == pytest.approx(first[0] - first[1], abs=1e-3)
+    assert better.difference.size.draws == 1
+    own, pair = better.notes
+    assert own.startswith("Left out of the EF and volumes of better: draw 1, so that 2 of 4 fits")
+    assert pair.startswith("Left out of better less stack: draw 1")
+    assert "may flatter better" in pair
+
+
+def test_what_arms_lack_stands_under_their_table(tmp_path, errors):
+    found = lacking(tmp_path, errors, ("null", 0, 1))
+    one = found["better"]
+    blocks = function_blocks(list(found.values()), one.place, study_of(), "other", tmp_path)
+    notes = [content for kind, content in blocks if kind == "note"][1:]
+    assert [note.split(":")[0] for note in notes] == [
+        "Left out of the EF and volumes of null",
+        "Left out of null less stack",
+    ]
+
+
+def test_without_the_baseline_the_arms_stand_alone(tmp_path, errors):
+    found = lacking(tmp_path, errors, *(k for k in errors if k[0] == "stack"))
+    assert set(found) == {"better", "null"}
+    assert found["better"].difference is None
+    assert found["better"].mae is not None
+    assert "no draw and seed in which both have finished" in found["better"].notes[0]
 
 
 def test_folds_are_pooled_by_seed(tmp_path, errors):

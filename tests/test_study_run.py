@@ -175,6 +175,19 @@ def test_a_draw_without_any_accepted_case_still_counts(base: Path, tmp_path: Pat
     assert "4 unit(s) went unlike planned" in (out / "report.md").read_text()
     again = study(base / "study.yaml", out, resume=True)
     assert json.loads((again / "outcomes.json").read_text()) == outcomes
+    # A kill between the unit's folder and its record loses no word of it.
+    for key in alone:
+        (out / "units" / f"{key}.json").unlink()
+    study(base / "study.yaml", out, resume=True)
+    later = json.loads((out / "outcomes.json").read_text())
+    assert [o["message"] for o in later] == [o["message"] for o in outcomes]
+    assert "4 unit(s) went unlike planned" in (out / "report.md").read_text()
+
+
+def test_processors_of_a_cluster_need_a_cluster(base: Path, tmp_path: Path):
+    with pytest.raises(AugmintError, match=r"^--ray-cpus needs --ray, .* add --ray local"):
+        study(base / "study.yaml", tmp_path / "out", ray_cpus=1)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_plan_without_the_work(base: Path, tmp_path: Path):

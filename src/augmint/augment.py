@@ -23,7 +23,7 @@ from augmint.fit import (
     versions,
     write_run,
 )
-from augmint.generate import check_copies, signature, synthesise
+from augmint.generate import check_copies, signatures, synthesise
 from augmint.prepare import Prepared, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
@@ -237,7 +237,7 @@ def augment(
         facts = {
             "request": request,
             "versions": versions(),
-            "signature": signature(fitted, where),
+            "signature": signatures(folder),
             "folds": entries,
             "gates": gates,
             "cost": costs,

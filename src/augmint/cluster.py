@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from augmint.progress import Talk
 TRIES = 3
 # Seconds: for a connection, and for a node's answer, whose worker may have to start first.
 CONNECT, ANSWER = 5, 300
+# Seconds: between looks at the nodes, and without a node that can run a task until that is told,
+# and until waiting ends.
+LOOK, TELL, GIVE_UP = 10, 120, 600
 # Tasks carry no arrays; Ray would reserve a third of the memory. Its least is 75 MiB.
 OBJECT_STORE = 100 * 2**20
 CLIENT_PORT = 10001
@@ -82,7 +86,10 @@ class Crew:
 
     @property
     def free(self) -> bool:
-        """Whether another task would start now."""
+        """Whether another task would start now.
+
+        Without any node one is handed over all the same: clusters that grow need to be asked.
+        """
         return len(self._running) < max(1, self.slots)
 
     @property
@@ -99,9 +106,13 @@ class Crew:
         self._start(_Task(name, title or name, work, arguments))
 
     def collect(self) -> Done:
-        """Wait for the next end of a task; one whose worker died was tried again before."""
+        """Wait for the next end of a task; one whose worker died was tried again before.
+
+        Raises:
+            AugmintError: if no node could have run any for some time.
+        """
         while True:
-            (ref, *_), _ = self._ray.wait(list(self._running), num_returns=1)
+            ref = self._ended()
             task = self._running.pop(ref)
             try:
                 return Done(task.name, self._ray.get(ref))
@@ -179,6 +190,29 @@ class Crew:
             if refs:
                 self._ray.wait(refs, num_returns=len(refs), timeout=10)
 
+    def _ended(self) -> Any:
+        """The next task that ended; Ray itself would wait for lost nodes without a word."""
+        since, told = time.monotonic(), False
+        while True:
+            ended, _ = self._ray.wait(list(self._running), num_returns=1, timeout=LOOK)
+            if ended:
+                return ended[0]
+            if self.slots:
+                since, told = time.monotonic(), False
+                continue
+            alone = time.monotonic() - since
+            lack = f"no node of the Ray cluster has had {self.share} to give for {alone:.0f} s"
+            if alone >= GIVE_UP:
+                raise AugmintError(
+                    f"{lack}; start its nodes again, --continue goes on from what is finished"
+                )
+            if alone >= TELL and not told:
+                self._talk.say(
+                    f"{lack}; start its nodes again (`ray start --address HOST:PORT`) and the work "
+                    f"goes on, else it ends after {GIVE_UP} s"
+                )
+                told = True
+
     def _start(self, task: _Task) -> None:
         ref = self._remote.remote(task.work, self.share.cpus, *task.arguments)
         self._running[ref] = task
@@ -231,6 +265,19 @@ def check_address(address: str) -> None:
         AugmintError: if not.
     """
     _find(address)
+
+
+def check_cpus(address: str | None, cpus: int | None) -> None:
+    """Refuse processors for tasks of a cluster that is not asked for.
+
+    Raises:
+        AugmintError: for `cpus` without an address.
+    """
+    if cpus is not None and address is None:
+        raise AugmintError(
+            f"--ray-cpus needs --ray, without which there are no tasks to give {cpus} CPUs each; "
+            "add --ray local or the address of a cluster, or leave --ray-cpus out"
+        )
 
 
 def _find(address: str) -> tuple[Any, bool]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from augmint.case import Case
-from augmint.cluster import check_address
+from augmint.cluster import check_address, check_cpus
 from augmint.data.dataset import Dataset, Item, open_dataset
 from augmint.data.images import write_image, write_mask
 from augmint.diffusion.training import autocast
@@ -78,6 +78,7 @@ def generate(
         The dataset's folder.
     """
     check_copies(copies)
+    check_cpus(ray, ray_cpus)
     talk = talk or Talk()
     if not 0 <= shard[0] < shard[1]:
         raise AugmintError(f"shard (i, n) needs 0 <= i < n; got {tuple(shard)}")
@@ -91,11 +92,7 @@ def generate(
     )
     check_labels(fitted, dataset)
     dataset = numbered_like(dataset, fitted.facts.labels)
-    part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
-    if not part.items:
-        raise AugmintError(
-            f"shard {shard[0]}/{shard[1]} has no case, there are {len(dataset)}; use fewer shards"
-        )
+    part = _shard_of(dataset, shard)
     where = resolve_device(here)
     request = dict(
         command="generate", run=run_name(run), data=str(dataset.root.resolve()),
@@ -112,32 +109,47 @@ def generate(
                 fitted, part, folder, copies=range(copies), seed=seed, gate=None,
                 device=where, talk=talk,
             )  # fmt: skip
-            signatures = [signature(fitted, where)]
         else:
             from augmint.shards import synthesise_on_ray
 
-            cost, signatures = synthesise_on_ray(
+            cost = synthesise_on_ray(
                 fitted, part, folder, copies=range(copies), seed=seed, address=ray, device=device,
                 cpus=ray_cpus, before=lambda: write_real(part, folder, talk), talk=talk,
             )  # fmt: skip
-        facts = {
-            "request": request,
-            "versions": versions(),
-            # Machines of a cluster may differ.
-            "signature": signatures[0] if len(signatures) == 1 else signatures,
-            "folds": [
-                {
-                    "fold": None,
-                    "generator_patients": list(fitted.generator_patients),
-                    "gate_patients": [],
-                    "validation_patients": [],
-                }
-            ],
-            "cost": cost,
-        }
+        facts = _run_facts(request, fitted, folder, cost)
         finish_dataset(part, folder, facts, held_back=(), folds=(), facts_grid=fitted.facts)
     talk.say(f"wrote {len(part) * copies} synthetic cases to {out}; look at {out}/report.html")
     return Path(out)
+
+
+def _shard_of(dataset: Dataset, shard: tuple[int, int]) -> Dataset:
+    part = replace(dataset, items=dataset.items[shard[0] :: shard[1]])
+    if not part.items:
+        raise AugmintError(
+            f"shard {shard[0]}/{shard[1]} has no case, there are {len(dataset)}; use fewer shards"
+        )
+    return part
+
+
+def _run_facts(
+    request: Mapping[str, Any], fitted: FittedRun, folder: Path, cost: Mapping[str, float]
+) -> dict[str, Any]:
+    """For run.json."""
+    return {
+        "request": request,
+        "versions": versions(),
+        # Machines of a cluster may differ, and those that went on after a stop.
+        "signature": signatures(folder),
+        "folds": [
+            {
+                "fold": None,
+                "generator_patients": list(fitted.generator_patients),
+                "gate_patients": [],
+                "validation_patients": [],
+            }
+        ],
+        "cost": cost,
+    }
 
 
 def is_method(run: Path | str) -> bool:
@@ -192,6 +204,20 @@ def signature(fitted: FittedRun, device: torch.device) -> dict[str, Any]:
         "device": describe_device(device),
         "torch": torch.__version__,
     }
+
+
+def signatures(folder: Path) -> Any:
+    """What the finished cases of a dataset were made under: one signature, or a list of several.
+
+    Each case keeps its own in the work folder, whoever made it; None is that of cases which have
+    none, from an unfinished dataset of an earlier version.
+    """
+    found: list[dict[str, Any] | None] = []
+    for path in sorted((folder / WORK / "rows").glob("*.json")):
+        one = json.loads(path.read_text(encoding="utf-8")).get("signature")
+        if one not in found:
+            found.append(one)
+    return found[0] if len(found) == 1 else found
 
 
 def check_copies(copies: int) -> None:
@@ -263,7 +289,7 @@ def synthesise(
     todo = unfinished(dataset, folder, copies=copies, seed=seed)
     if only is not None:
         todo = [(i, c) for i, c in todo if synthetic_name(i, seed, c) in only]
-    rows = folder / WORK / "rows"
+    rows, made_under = folder / WORK / "rows", signature(fitted, device)
     natives: dict[str, Case] = {}
     stored_files = files_of_cases(dataset, 0)
 
@@ -292,7 +318,7 @@ def synthesise(
                 del natives[oldest]
             one_file = stored_files[source.case_id] == 1
             row = write_case(new, source, fitted, folder, gate, fold, device, one_file=one_file)
-            write_text(rows / f"{new.case_id}.json", json.dumps(row))
+            write_text(rows / f"{new.case_id}.json", json.dumps(row | {"signature": made_under}))
             accepted += row["accepted"]
             update(number + 1, f"{accepted} accepted" if gate else "")
     return {"images": images, "sampling_seconds": round(sampling, 2)}

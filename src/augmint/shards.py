@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from augmint.cluster import crew_at
+from augmint.cluster import Crew, crew_at
 from augmint.data.dataset import Dataset
 from augmint.diffusion.networks import Denoiser
 from augmint.errors import AugmintError
 from augmint.fit import FittedRun, load_run, resolve_device
-from augmint.generate import signature, synthesise, synthetic_name, unfinished
+from augmint.generate import synthesise, synthetic_name, unfinished
 from augmint.progress import Talk
 
 # Shards for each worker: the last ones even out what nodes and cases differ in. On a GPU each one
@@ -55,7 +54,7 @@ def synthesise_on_ray(
     cpus: int | None,
     before: Callable[[], None],
     talk: Talk,
-) -> tuple[dict[str, float], list[dict[str, Any]]]:
+) -> dict[str, float]:
     """As `synthesise`, on the workers of a cluster.
 
     Args:
@@ -71,7 +70,7 @@ def synthesise_on_ray(
         talk: Where progress goes.
 
     Returns:
-        The cost, summed over the workers, and their signatures, each once.
+        The cost, summed over the workers.
 
     Raises:
         AugmintError: if there is no cluster, if a machine of it does not see data, run or folder,
@@ -82,37 +81,37 @@ def synthesise_on_ray(
     with crew_at(address, device=device, cpus=cpus, talk=talk) as crew:
         crew.check(folder, needed)
         before()
-        todo = unfinished(dataset, folder, copies=copies, seed=seed)
-        names = [synthetic_name(item, seed, copy) for item, copy in todo]
-        each = PER_GPU if crew.share.gpus else PER_WORKER
-        batch = getattr(fitted.method, "batch_size", 1)
-        waiting = cut(names, workers=max(1, crew.slots), each=each, batch=batch)
-        order = crew.put(
-            Order(
-                replace(fitted, networks={}), _anywhere(dataset), folder.absolute(), copies, seed,
-                crew.share.device,
-            )
-        )  # fmt: skip
-        sizes = {shard[0]: len(shard) for shard in waiting}
-        cost = {"images": 0.0, "sampling_seconds": 0.0}
-        signatures: list[dict[str, Any]] = []
-        total = len(dataset) * len(copies)
-        finished = total - len(names)
-        with talk.bar("generate", total) as update:
-            while waiting or crew.busy:
-                while waiting and crew.free:
-                    shard = waiting.pop(0)
-                    crew.submit(shard[0], make_shard, order, str(place), shard, title="a shard")
-                done = crew.collect()
-                if done.error is not None:
-                    raise done.error
-                made, under = done.value
-                cost = {k: round(v + made[k], 2) for k, v in cost.items()}
-                if under not in signatures:
-                    signatures.append(under)
-                finished += sizes[done.name]
-                update(finished, "")
-    return cost, signatures or [signature(fitted, resolve_device("cpu"))]
+        everywhere = replace(fitted, networks={})
+        order = Order(
+            everywhere, _anywhere(dataset), folder.absolute(), copies, seed, crew.share.device
+        )
+        return _make_all(order, str(place), crew, talk)
+
+
+def _make_all(order: Order, place: str, crew: Crew, talk: Talk) -> dict[str, float]:
+    """Cut what is unfinished into shards and hand them out; returns the cost of all."""
+    todo = unfinished(order.dataset, order.folder, copies=order.copies, seed=order.seed)
+    names = [synthetic_name(item, order.seed, copy) for item, copy in todo]
+    each = PER_GPU if crew.share.gpus else PER_WORKER
+    batch = getattr(order.fitted.method, "batch_size", 1)
+    waiting = cut(names, workers=max(1, crew.slots), each=each, batch=batch)
+    sizes = {shard[0]: len(shard) for shard in waiting}
+    shared = crew.put(order)
+    cost = {"images": 0.0, "sampling_seconds": 0.0}
+    total = len(order.dataset) * len(order.copies)
+    finished = total - len(names)
+    with talk.bar("generate", total) as update:
+        while waiting or crew.busy:
+            while waiting and crew.free:
+                shard = waiting.pop(0)
+                crew.submit(shard[0], make_shard, shared, place, shard, title="a shard")
+            done = crew.collect()
+            if done.error is not None:
+                raise done.error
+            cost = {k: round(v + done.value[k], 2) for k, v in cost.items()}
+            finished += sizes[done.name]
+            update(finished, "")
+    return cost
 
 
 def cut(names: Sequence[str], *, workers: int, each: int, batch: int) -> list[list[str]]:
@@ -127,17 +126,13 @@ def cut(names: Sequence[str], *, workers: int, each: int, batch: int) -> list[li
     return [list(names[i : i + size]) for i in range(0, len(names), size)]
 
 
-def make_shard(
-    order: Order, place: str, names: Sequence[str]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """On a worker: write these synthetic cases; returns the cost and the signature."""
-    fitted = _with_networks(order.fitted, place, order.device)
-    device = resolve_device(order.device)
-    cost = synthesise(
-        fitted, order.dataset, order.folder, copies=order.copies, seed=order.seed, gate=None,
-        device=device, talk=Talk(quiet=True), only=frozenset(names),
+def make_shard(order: Order, place: str, names: Sequence[str]) -> dict[str, float]:
+    """On a worker: write these synthetic cases; returns the cost."""
+    return synthesise(
+        _with_networks(order.fitted, place, order.device), order.dataset, order.folder,
+        copies=order.copies, seed=order.seed, gate=None, device=resolve_device(order.device),
+        talk=Talk(quiet=True), only=frozenset(names),
     )  # fmt: skip
-    return cost, signature(fitted, device)
 
 
 def _with_networks(fitted: FittedRun, place: str, device: str) -> FittedRun:

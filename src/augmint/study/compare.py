@@ -17,8 +17,8 @@ from augmint.evaluation.statistics import (
     holm,
     paired_difference,
 )
-from augmint.study.results import Place, Table
-from augmint.study.spec import Study
+from augmint.study.results import Kept, Place, Table
+from augmint.study.spec import HELD_OUT, Study
 
 METHOD = (
     "Cases are averaged within a patient first. The interval and p belong to one test that treats "
@@ -28,7 +28,9 @@ METHOD = (
     "and Welch (unpaired) are blind to the luck of a training and are printed for comparability "
     "with the literature only. The smallest detectable effect is the one that a study of this size "
     "and noise finds with 80 % power. Means carry 95 % bootstrap intervals over draws, seeds and "
-    "patients. A null arm is the baseline under other seeds: what it gains is noise."
+    "patients. A null arm is the baseline under other seeds: what it gains is noise. Where fits "
+    "are missing, an arm and the baseline are compared on the largest full grid of draws and seeds "
+    "that have finished in both."
 )
 METHOD_OF_FOLDS = (
     " Each patient is tested in the one fold that did not train on it; folds are pooled, and the "
@@ -108,8 +110,9 @@ class Comparisons:
         rows: Arms against the baseline.
         groups: The same within groups of patients.
         intervals: (place, arm, metric, label) -> mean with its 95 % interval, in words.
-        conclusions: One sentence for each arm, about the primary endpoint.
+        conclusions: What each arm's primary endpoint says, and what was left out of it.
         method: How intervals and p-values were had, in words.
+        notes: Place -> what means and differences there lack, a sentence or two for each arm.
     """
 
     rows: tuple[Comparison, ...]
@@ -117,6 +120,7 @@ class Comparisons:
     intervals: Mapping[tuple[Place, str, str, str], str]
     conclusions: tuple[str, ...]
     method: str
+    notes: Mapping[Place, tuple[str, ...]]
 
     def at(self, place: Place) -> Sequence[Comparison]:
         """The comparisons at a place."""
@@ -145,31 +149,49 @@ def compare_all(
     split: list[GroupDifference] = []
     intervals: dict[tuple[Place, str, str, str], str] = {}
     for table in tables:
-        for (metric, label), figures in table.figures.items():
-            measured = {
-                arm: m
-                for arm, v in figures.items()
-                if (m := measurements_of(v, table.patients, table.draws, table.seeds, study))
-                is not None
-            }
-            for arm, m in measured.items():
-                intervals[table.place, arm, metric, label] = _mean_in_words(m)
-            baseline = measured.get(study.baseline)
-            if baseline is None:
-                continue
-            for arm, m in measured.items():
-                if arm == study.baseline or not _comparable(m, baseline):
+        for metric, label in table.figures:
+            for arm in table.figures[metric, label]:
+                alone = _measured(study, table, metric, label, arm, table.kept(arm))
+                if alone is not None:
+                    intervals[table.place, arm, metric, label] = _mean_in_words(alone)
+                pair = _pair(study, table, metric, label, arm)
+                if pair is None:
                     continue
-                found = paired_difference(m, baseline)
+                found = paired_difference(*pair)
                 rows.append((_row(study, table.place, arm, metric, label, found), found))
                 known = groups.get(table.place.test)
                 if known and metric == study.endpoint.metric and label == "mean":
-                    split += _split(table.place, arm, metric, m, baseline, known)
+                    split += _split(table.place, arm, metric, *pair, known)
     corrected = _after_holm(study, [row for row, _ in rows])
     differences = {_key(row): found for row, found in rows}
-    sentences = _conclusions(study, corrected, differences)
+    sentences = _conclusions(study, tables, corrected, differences)
     method = METHOD + (METHOD_OF_FOLDS if study.folds else "")
-    return Comparisons(tuple(corrected), tuple(split), intervals, sentences, method)
+    notes = {table.place: _notes(study, table) for table in tables}
+    return Comparisons(tuple(corrected), tuple(split), intervals, sentences, method, notes)
+
+
+def _measured(
+    study: Study, table: Table, metric: str, label: str, arm: str, kept: Kept
+) -> Measurements | None:
+    """One arm's figures on some of its fits; None where nothing is defined."""
+    figures = kept.of(table.figures[metric, label][arm])
+    return measurements_of(figures, table.patients, kept.draws, kept.seeds, study)
+
+
+def _pair(
+    study: Study, table: Table, metric: str, label: str, arm: str
+) -> tuple[Measurements, Measurements] | None:
+    """An arm and the baseline on the fits that both have; None where they share no figure."""
+    if arm == study.baseline or study.baseline not in table.figures[metric, label]:
+        return None
+    kept = table.kept(arm, study.baseline)
+    ours, theirs = (
+        _measured(study, table, metric, label, name, kept) for name in (arm, study.baseline)
+    )
+    if ours is None or theirs is None:
+        return None
+    shared = np.isfinite(ours.figures + theirs.figures).all((0, 1))
+    return (ours, theirs) if shared.any() else None
 
 
 def measurements_of(
@@ -179,7 +201,7 @@ def measurements_of(
     seeds: tuple[int | str, ...],
     study: Study,
 ) -> Measurements | None:
-    """An arm's figures, folds pooled; None where no patient has one in every fit.
+    """An arm's figures, folds pooled; None without fits or where no patient has one in every fit.
 
     Args:
         figures: (draws, seeds, patients), NaN where undefined.
@@ -188,6 +210,8 @@ def measurements_of(
         seeds: The second axis.
         study: Whose folds, if it has any, each test other patients.
     """
+    if not figures.size:
+        return None
     if study.folds:
         # Every patient has figures in one fold only.
         defined = np.isfinite(figures)
@@ -198,10 +222,6 @@ def measurements_of(
     if not np.isfinite(figures).all((0, 1)).any():
         return None
     return Measurements(figures, patients, draws, seeds)
-
-
-def _comparable(arm: Measurements, baseline: Measurements) -> bool:
-    return bool(np.isfinite(arm.figures + baseline.figures).all((0, 1)).any())
 
 
 def _mean_in_words(measured: Measurements) -> str:
@@ -232,8 +252,12 @@ def _split(
     baseline: Measurements,
     known: Mapping[str, str],
 ) -> list[GroupDifference]:
+    # A group in which nobody has a figure in every fit has no difference.
+    defined = np.isfinite(measured.figures + baseline.figures).all((0, 1))
+    shared = [p for p, ok in zip(measured.patients, defined) if ok]
     found = group_differences(
-        measured, baseline, {p: known.get(p, "not stated") for p in measured.patients},
+        measured.of_patients(shared), baseline.of_patients(shared),
+        {p: known.get(p, "not stated") for p in shared},
         lower_is_better=metric in LOWER_IS_BETTER,
     )  # fmt: skip
     rows = []
@@ -268,25 +292,84 @@ def _after_holm(study: Study, rows: Sequence[Comparison]) -> list[Comparison]:
 
 def _conclusions(
     study: Study,
+    tables: Sequence[Table],
     rows: Sequence[Comparison],
     differences: Mapping[tuple[Place, str, str, str], Difference],
 ) -> tuple[str, ...]:
     end = study.endpoint
-    primary = [r for r in rows if r.primary]
-    family = sum(r.p_holm is not None for r in primary)
+    primary = {(r.place, r.arm): r for r in rows if r.primary}
+    family = sum(r.p_holm is not None for r in primary.values())
     sentences = []
-    for row in primary:
-        null = study.arm(row.arm).null
-        several = not null and family > 1 and row.p_holm is not None
-        sentence = conclude(
-            differences[_key(row)],
-            arm=f"{row.arm} (null)" if null else row.arm,
-            baseline=row.baseline,
-            figure=f"{end.metric} ({end.label}, {end.test}, {row.place.size} training patients, "
-            f"{row.place.network})",
-            p_adjusted=row.p_holm if several else None,
-            family=family if several else 1,
-            lower_is_better=end.metric in LOWER_IS_BETTER,
+    for table in (t for t in tables if t.place.test == end.test):
+        figure = (
+            f"{end.metric} ({end.label}, {end.test}, {table.place.size} training patients, "
+            f"{table.place.network})"
         )
-        sentences.append(sentence)
+        for arm in table.finished:
+            if arm == study.baseline:
+                continue
+            null = study.arm(arm).null
+            name, row = f"{arm} (null)" if null else arm, primary.get((table.place, arm))
+            if row is None:
+                why = _why_not(table, arm, study)
+                sentences.append(f"{name} was not compared with {study.baseline}: {figure}: {why}.")
+                continue
+            several = not null and family > 1 and row.p_holm is not None
+            sentence = conclude(
+                differences[_key(row)], arm=name, baseline=row.baseline, figure=figure,
+                p_adjusted=row.p_holm if several else None, family=family if several else 1,
+                lower_is_better=end.metric in LOWER_IS_BETTER,
+            )  # fmt: skip
+            lacking = left_out(study, table.place, table.kept(arm, study.baseline))
+            sentences.append(f"{sentence} {lacking}".strip())
     return tuple(sentences) or ("The primary endpoint was not reached: see what is missing.",)
+
+
+def _why_not(table: Table, arm: str, study: Study) -> str:
+    """Why an arm has no difference from the baseline."""
+    without = [a for a in (arm, study.baseline) if not table.finished[a]]
+    if without:
+        return f"no fit of {' or '.join(without)} has finished"
+    if not table.kept(arm, study.baseline).draws:
+        return "there is no draw and seed in which both have finished"
+    return "no patient has this figure in every fit of both"
+
+
+def left_out(study: Study, place: Place, kept: Kept, what: str = "this comparison") -> str:
+    """What missing fits take from a figure, and what to beware of; empty where none is missing.
+
+    Args:
+        study: Whether its draws are folds.
+        place: Where: the patients of a fold go with it.
+        kept: The fits that the figure stands on.
+        what: The figure.
+    """
+    if not kept.missing:
+        return ""
+    words = kept.in_words(what, folds=bool(study.folds))
+    patients = ""
+    if study.folds and place.test == HELD_OUT and len(kept.draws) < len(kept.planned[0]):
+        patients = " The patients of a fold that is left out do not count."
+    return (
+        f"{words}{patients} Leaving out fits that failed may flatter {' or '.join(kept.missing)}."
+    )
+
+
+def _notes(study: Study, table: Table) -> tuple[str, ...]:
+    """What is missing at a place: of each arm's means, and of its difference from the baseline."""
+    notes = []
+    for arm, fits in table.finished.items():
+        if not fits:
+            notes.append(f"{arm}: no fit has finished.")
+            continue
+        notes.append(
+            left_out(study, table.place, table.kept(arm), f"the means and failures of {arm}")
+        )
+        if arm == study.baseline:
+            continue
+        pair = table.kept(arm, study.baseline)
+        if not pair.draws:
+            notes.append(f"{arm} less {study.baseline}: {_why_not(table, arm, study)}.")
+            continue
+        notes.append(left_out(study, table.place, pair, f"{arm} less {study.baseline}"))
+    return tuple(filter(None, notes))

@@ -53,13 +53,14 @@ def paired_plot(path: Path, table: Table, baseline: str, metric: str, label: str
         return False
     figure, axes = _axes(1.6 + 1.7 * len(arms), 4.2)
     for x, arm in enumerate(arms):
-        before, after = (_mean_over_fits(figures[a]) for a in (baseline, arm))
-        for one, two in zip(before, after):
-            if np.isfinite(one) and np.isfinite(two):
-                colour = BLUE if two >= one else ORANGE
-                axes.plot([x - 0.3, x + 0.3], [one, two], color=colour, lw=0.9, alpha=0.7)
-        ends = [np.nanmean(before), np.nanmean(after)]
-        axes.plot([x - 0.3, x + 0.3], ends, color="black", lw=2.5, marker="o")
+        kept = table.kept(arm, baseline)
+        pair = np.stack([_mean_over_fits(kept.of(figures[a])) for a in (baseline, arm)])
+        pair = pair[:, np.isfinite(pair).all(0)]
+        for one, two in pair.T:
+            colour = BLUE if two >= one else ORANGE
+            axes.plot([x - 0.3, x + 0.3], [one, two], color=colour, lw=0.9, alpha=0.7)
+        if pair.size:
+            axes.plot([x - 0.3, x + 0.3], pair.mean(1), color="black", lw=2.5, marker="o")
     axes.set_xticks(range(len(arms)), [f"{baseline} | {arm}" for arm in arms], rotation=12)
     axes.set_ylabel(f"{metric}, {label}, per patient")
     _save(figure, path)
@@ -79,15 +80,16 @@ def learning_curve(path: Path, tables: Sequence[Table], test: str, metric: str, 
     lines: dict[tuple[str, str], list[tuple[int, np.ndarray]]] = {}
     for t in sorted(chosen, key=lambda t: t.place.size):
         for arm, values in t.figures.get((metric, label), {}).items():
-            fits = np.nanmean(values, 2).ravel()
-            lines.setdefault((t.place.network, arm), []).append((t.place.size, fits))
+            own = _mean_over_patients(t.kept(arm).of(values))
+            if own.size:
+                lines.setdefault((t.place.network, arm), []).append((t.place.size, own))
     for k, ((network, arm), points) in enumerate(lines.items()):
         sizes = [size for size, _ in points]
         colour = ARM_COLOURS[k % len(ARM_COLOURS)]
-        axes.plot(sizes, [np.nanmean(v) for _, v in points], "o-", color=colour,
+        axes.plot(sizes, [v.mean() for _, v in points], "o-", color=colour,
                   label=f"{arm}, {network}")  # fmt: skip
-        axes.fill_between(sizes, [np.nanmin(v) for _, v in points],
-                          [np.nanmax(v) for _, v in points], color=colour, alpha=0.12)  # fmt: skip
+        axes.fill_between(sizes, [v.min() for _, v in points], [v.max() for _, v in points],
+                          color=colour, alpha=0.12)  # fmt: skip
     axes.set_xscale("log")
     sizes = sorted({t.place.size for t in chosen})
     axes.set_xticks(sizes, [str(s) for s in sizes])
@@ -145,7 +147,7 @@ def agreement_plot(
 def failure_gallery(path: Path, folder: Path, study: Study, plan: Plan, done: set[str]) -> bool:
     """The baseline's worst cases on the primary test: reference, then every arm's prediction.
 
-    Drawn for the smallest size, the first network, draw and seed.
+    Drawn for the smallest size, first network, and first draw and seed that the baseline has.
 
     Returns:
         Whether there was anything to draw.
@@ -156,15 +158,15 @@ def failure_gallery(path: Path, folder: Path, study: Study, plan: Plan, done: se
     from augmint.evaluation.score import per_patient, read_scores
     from augmint.report import plane_of, sheet, tile
 
-    cells = [c for c in plan.cells if c.test == study.endpoint.test and c.unit in done]
-    first = min(((c.size, c.draw, c.seed) for c in cells), default=None)
-    units = {
-        c.arm: plan.units[c.unit]
-        for c in cells
-        if (c.size, c.draw, c.seed) == first and c.network == study.networks[0]
-    }
-    if study.baseline not in units:
+    cells = [
+        c
+        for c in plan.cells
+        if c.test == study.endpoint.test and c.network == study.networks[0] and c.unit in done
+    ]
+    fits = [(c.size, c.draw, c.seed) for c in cells if c.arm == study.baseline]
+    if not fits:
         return False
+    units = {c.arm: plan.units[c.unit] for c in cells if (c.size, c.draw, c.seed) == min(fits)}
     unit = units[study.baseline]
     rows = read_scores(folder / unit.folder / "scores.csv")
     by_case: dict[str, list[Any]] = {}
@@ -217,6 +219,12 @@ def _mean_over_fits(values: np.ndarray) -> np.ndarray:
     """(draws, seeds, patients) to (patients,); undefined ones left out."""
     defined = np.isfinite(values).sum((0, 1))
     return np.where(defined > 0, np.nansum(values, (0, 1)) / np.maximum(defined, 1), np.nan)
+
+
+def _mean_over_patients(values: np.ndarray) -> np.ndarray:
+    """(draws, seeds, patients) to (fits,); fits without any defined figure left out."""
+    fits = values.reshape(-1, values.shape[-1])
+    return np.array([fit[np.isfinite(fit)].mean() for fit in fits if np.isfinite(fit).any()])
 
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:

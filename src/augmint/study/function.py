@@ -28,10 +28,10 @@ from augmint.evaluation.statistics import (
     holm,
     paired_difference,
 )
-from augmint.study.compare import measurements_of
+from augmint.study.compare import left_out, measurements_of
 from augmint.study.figures import agreement_plot
 from augmint.study.plan import Plan
-from augmint.study.results import Place, Table, write_csv
+from augmint.study.results import Kept, Place, Table, keep_fits, write_csv
 from augmint.study.spec import Study
 
 FUNCTION_METHOD = (
@@ -43,14 +43,14 @@ FUNCTION_METHOD = (
     "draw) and patients as crossed random samples, like all tests here; p, Holm: corrected over "
     "all differences in MAE. The intervals of the limits speak of other patients, not of other "
     "trainings: `all trainings` spans from the lowest lower to the highest upper limit of any. "
-    "Those patients count who were measured after every training of an arm. A failed prediction "
+    "Those patients count who were measured after every training of an arm; arm and baseline are "
+    "compared after the trainings that have finished in both. A failed prediction "
     "has no EF, so an arm that fails on hard hearts looks better than it is: read its errors "
     "beside its failures."
 )
 
 # A block of a report is (kind, content): a heading, a paragraph, a note, a table or a picture.
 Block = tuple[str, Any]
-Fits = Mapping[tuple[str, int, int], Sequence[FunctionRow]]  # (arm, draw, seed) -> patients
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ArmFunction:
         arm: Name.
         figure: `ef`, `edv` or `esv`.
         method: How it was measured, in words.
-        predictions: Over all trainings.
+        predictions: Over all trainings that count.
         failed: Those among them without EF.
         patients: Who count.
         reference: (patients,).
@@ -74,6 +74,7 @@ class ArmFunction:
         mae_interval: 95 %, over draws, seeds and patients.
         difference: In mean absolute error from the baseline; None for the baseline itself.
         p_holm: Of the difference, corrected.
+        notes: What missing trainings take from these figures.
     """
 
     place: Place
@@ -92,6 +93,29 @@ class ArmFunction:
     mae_interval: tuple[float, float] | None = None
     difference: Difference | None = None
     p_holm: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """The patients of every finished fit at a place.
+
+    Attributes:
+        place: Where.
+        rows: (arm, draw, seed) -> patients.
+        phases: How they were told.
+        planned: All draws and all seeds.
+    """
+
+    place: Place
+    rows: Mapping[tuple[str, int, int], Sequence[FunctionRow]]
+    phases: str
+    planned: tuple[list[int], list[int]]
+
+    def kept(self, *arms: str) -> Kept:
+        """The fits that figures of these arms together stand on."""
+        finished = {a: [(d, s) for arm, d, s in self.rows if arm == a] for a in arms}
+        return keep_fits(*self.planned, finished)
 
 
 def measure_arms(
@@ -99,7 +123,7 @@ def measure_arms(
 ) -> list[ArmFunction]:
     """Cardiac function of every arm wherever its evaluations hold a cardiac.csv.
 
-    As for the scores, a draw and seed counts where every arm has it.
+    As for the scores, arm and baseline are compared on the draws and seeds that both have.
 
     Args:
         study: Its baseline and null arms.
@@ -110,12 +134,9 @@ def measure_arms(
     """
     found: list[ArmFunction] = []
     for table in tables:
-        fits, phases = _read(plan, table.place, folder, done)
-        arms = [a for a in study.arms if any(a == arm for arm, _, _ in fits)]
-        whole = {(d, s) for _, d, s in fits if all((a, d, s) in fits for a in arms)}
-        fits = {key: rows for key, rows in fits.items() if key[1:] in whole}
-        if fits:
-            found += _place(study, table.place, arms, fits, phases)
+        fits = _read(plan, table.place, folder, done)
+        if fits.rows:
+            found += _place(study, fits)
     family = [
         i
         for i, one in enumerate(found)
@@ -128,62 +149,77 @@ def measure_arms(
     return found
 
 
-def _read(
-    plan: Plan, place: Place, folder: Path, done: set[str]
-) -> tuple[dict[tuple[str, int, int], list[FunctionRow]], str]:
-    """The patients of every fit at a place, and how their phases were told."""
+def _read(plan: Plan, place: Place, folder: Path, done: set[str]) -> _Fits:
     found, phases = {}, set()
-    for cell in plan.cells:
+    cells = [c for c in plan.cells if Place(c.test, c.size, c.network) == place]
+    for cell in cells:
         path = folder / plan.units[cell.unit].folder / "cardiac.csv"
-        here = Place(cell.test, cell.size, cell.network) == place
-        if here and cell.unit in done and path.exists():
+        if cell.unit in done and path.exists():
             found[cell.arm, cell.draw, cell.seed] = read_rows(path)
             told = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             phases.add(told["phases"])
-    return found, " or ".join(sorted(phases))
+    planned = sorted({c.draw for c in cells}), sorted({c.seed for c in cells})
+    return _Fits(place, found, " or ".join(sorted(phases)), planned)
 
 
-def _place(
-    study: Study, place: Place, arms: Sequence[str], fits: Fits, phases: str
-) -> list[ArmFunction]:
-    rows = [row for found in fits.values() for row in found if row.status != "left_out"]
+def _place(study: Study, fits: _Fits) -> list[ArmFunction]:
+    rows = [row for found in fits.rows.values() for row in found if row.status != "left_out"]
     how = " and ".join(sorted({row.method for row in rows}))
-    method = f"{how}; phases: {phases}. {policy_of(rows)}"
+    method = f"{how}; phases: {fits.phases}. {policy_of(rows)}"
     result = []
     for figure in figures_of(rows):
         truth = {row.patient: getattr(row, f"{figure}_reference") for row in rows}
-        errors = {arm: _errors(study, arm, fits, figure, tuple(sorted(truth))) for arm in arms}
-        baseline = errors.get(study.baseline)
-        for arm, error in errors.items():
-            status = [r.status for (a, _, _), found in fits.items() if a == arm for r in found]
+        patients = tuple(sorted(truth))
+        for arm in [a for a in study.arms if any(a == other for other, _, _ in fits.rows)]:
+            own = fits.kept(arm)
+            counted = [fits.rows[arm, d, s] for d in own.draws for s in own.seeds]
+            status = [row.status for found in counted for row in found]
             failed = status.count("failed")
-            one = ArmFunction(place, arm, figure, method, failed + status.count("ok"), failed)
+            one = ArmFunction(
+                fits.place, arm, figure, method, failed + status.count("ok"), failed,
+                notes=_notes(study, fits, arm),
+            )  # fmt: skip
+            error = _errors(study, arm, fits, figure, patients, own)
             if error is not None:
-                other = None if arm == study.baseline else baseline
-                one = _agreement(one, error, np.array([truth[p] for p in error.patients]), other)
+                one = _agreement(one, error, np.array([truth[p] for p in patients]))
+            if arm != study.baseline:
+                pair = fits.kept(arm, study.baseline)
+                both = (
+                    _errors(study, a, fits, figure, patients, pair) for a in (arm, study.baseline)
+                )
+                one = replace(one, difference=_difference(*both))
             result.append(one)
     return result
 
 
+def _notes(study: Study, fits: _Fits, arm: str) -> tuple[str, ...]:
+    """What the figures of an arm lack where trainings are missing."""
+    notes = [left_out(study, fits.place, fits.kept(arm), f"the EF and volumes of {arm}")]
+    if arm != study.baseline:
+        pair, what = fits.kept(arm, study.baseline), f"{arm} less {study.baseline}"
+        if pair.draws:
+            notes.append(left_out(study, fits.place, pair, what))
+        else:
+            notes.append(f"{what}: there is no draw and seed in which both have finished.")
+    return tuple(filter(None, notes))
+
+
 def _errors(
-    study: Study, arm: str, fits: Fits, figure: str, patients: tuple[str, ...]
+    study: Study, arm: str, fits: _Fits, figure: str, patients: tuple[str, ...], kept: Kept
 ) -> Measurements | None:
     """An arm's prediction less reference; None where no patient was measured in every fit."""
-    draws, seeds = sorted({d for _, d, _ in fits}), sorted({s for _, _, s in fits})
-    errors = np.full((len(draws), len(seeds), len(patients)), np.nan)
-    for i, draw in enumerate(draws):
-        for j, seed in enumerate(seeds):
-            for row in fits.get((arm, draw, seed), ()):
+    errors = np.full((len(kept.draws), len(kept.seeds), len(patients)), np.nan)
+    for i, draw in enumerate(kept.draws):
+        for j, seed in enumerate(kept.seeds):
+            for row in fits.rows[arm, draw, seed]:
                 if row.status == "ok":
                     value = getattr(row, f"{figure}_prediction")
                     error = value - getattr(row, f"{figure}_reference")
                     errors[i, j, patients.index(row.patient)] = error
-    return measurements_of(errors, patients, tuple(draws), tuple(seeds), study)
+    return measurements_of(errors, patients, kept.draws, kept.seeds, study)
 
 
-def _agreement(
-    one: ArmFunction, error: Measurements, truth: np.ndarray, baseline: Measurements | None
-) -> ArmFunction:
+def _agreement(one: ArmFunction, error: Measurements, truth: np.ndarray) -> ArmFunction:
     """The figures of an arm from its errors (draws, seeds, patients)."""
     good = np.isfinite(error.figures).all((0, 1))
     errors, reference = error.figures[..., good], truth[good]
@@ -208,12 +244,13 @@ def _agreement(
         highest=highest,
         mae=float(size.mean()),
         mae_interval=bootstrap_interval(size, resamples=2000, rng=np.random.default_rng(0)),
-        difference=None if baseline is None else _difference(error, baseline),
     )
 
 
-def _difference(error: Measurements, baseline: Measurements) -> Difference | None:
+def _difference(error: Measurements | None, baseline: Measurements | None) -> Difference | None:
     """In mean absolute error, on the patients that both arms measured; None where there is none."""
+    if error is None or baseline is None:
+        return None
     if not np.isfinite(error.figures + baseline.figures).all((0, 1)).any():
         return None
     ours, theirs = (replace(m, figures=np.abs(m.figures)) for m in (error, baseline))
@@ -239,6 +276,8 @@ def function_blocks(
         ("heading", f"Cardiac function: {title}"),
         ("note", f"LV by {here[0].method}"),
         ("table", _table(here, study)),
+        # The same for each figure of an arm.
+        *(("note", line) for line in dict.fromkeys(line for one in here for line in one.notes)),
     ]
     drawn = {
         one.arm: (one.agreement, one.reference, one.measured)

@@ -10,6 +10,7 @@ from math import comb
 from pathlib import Path
 from typing import Any
 
+from augmint.cluster import check_cpus
 from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.splits import draw_patients
 from augmint.errors import AugmintError
@@ -156,6 +157,7 @@ def prove(
             than the one that the study in OUT was begun with.
     """
     talk, folder = talk or Talk(), Path(out)
+    check_cpus(ray, ray_cpus)
     request = Request(
         str(data), budget, method, dict(settings or {}), copies, augmentation,
         dict(segmenter or {}), size, tuple(str(t) for t in tests), allow_same_names, preset, steps,

@@ -13,7 +13,6 @@ import numpy as np
 
 from augmint.evaluation.metrics import POLICY
 from augmint.evaluation.score import MEAN
-from augmint.fit import versions
 from augmint.report import STYLE
 from augmint.staging import write_text
 from augmint.study.compare import Comparison, Comparisons, compare_all
@@ -27,6 +26,7 @@ from augmint.study.function import (
     write_function,
 )
 from augmint.study.plan import Plan
+from augmint.study.record import versions_of
 from augmint.study.results import Place, Table, collect, write_csv
 from augmint.study.spec import Study
 
@@ -62,10 +62,10 @@ def write_study_report(
     _write_comparisons(folder / "comparisons.csv", found)
     pictures = _draw(folder, study, plan, tables, found, set(done))
     notable = [(plan.units[k].title, o) for k, o in outcomes.items() if o.message]
-    readings = _readings(folder)
+    record = _record(study, _readings(folder), versions_of(folder, done))
     hearts = measure_arms(study, plan, tables, folder, set(done))
     write_function(folder, plan, hearts, set(done))
-    blocks = _blocks(study, plan, tables, found, pictures, notable, readings, hearts, folder)
+    blocks = _blocks(study, plan, tables, found, pictures, notable, record, hearts, folder)
     write_text(folder / "report.html", _page(study, blocks, folder))
     write_text(folder / "report.md", _markdown(study, blocks))
     return found.conclusions
@@ -78,7 +78,7 @@ def _blocks(
     found: Comparisons,
     pictures: Sequence[tuple[str, Path]],
     notable: Sequence[tuple[str, Outcome]],
-    readings: Sequence[Mapping[str, Any]],
+    record: Sequence[Block],
     hearts: Sequence[ArmFunction],
     folder: Path,
 ) -> list[Block]:
@@ -93,17 +93,7 @@ def _blocks(
     blocks += [("heading", "What was compared"), ("table", _arms_table(study))]
     blocks.append(("text", _design(study, plan)))
     for table in tables:
-        blocks.append(("heading", _title(table.place)))
-        blocks.append(("note", f"{POLICY} Distances in {table.units}."))
-        blocks.append(("table", _means_table(study, table, found)))
-        rows = _difference_table(found.at(table.place))
-        if len(rows) > 1:
-            blocks.append(("text", f"Differences from {study.baseline}, paired by patient:"))
-            blocks.append(("table", rows))
-        groups = _group_table(found, table.place)
-        if len(groups) > 1:
-            blocks.append(("text", "By group, mean over labels:"))
-            blocks.append(("table", groups))
+        blocks += _place_blocks(study, table, found)
         blocks += function_blocks(hearts, table.place, study, _title(table.place), folder)
     if pictures:
         blocks.append(("heading", "Pictures"))
@@ -113,12 +103,46 @@ def _blocks(
     blocks.append(("note", found.method))
     if hearts:
         blocks.append(("note", FUNCTION_METHOD))
-    blocks.append(("heading", "On record"))
-    blocks.append(("text", f"Protocol {study.hash}; it stands in study.json."))
+    blocks += record
+    if notable:
+        blocks.append(("heading", "Missing, or unlike planned"))
+        rows = [["unit", "what happened"]]
+        rows += [[title, f"{o.status}: {o.message}"] for title, o in notable]
+        blocks.append(("table", rows))
+    return blocks
+
+
+def _place_blocks(study: Study, table: Table, found: Comparisons) -> list[Block]:
+    """Means and differences at one place, with what they lack."""
+    blocks: list[Block] = [
+        ("heading", _title(table.place)),
+        ("note", f"{POLICY} Distances in {table.units}."),
+        ("table", _means_table(study, table, found)),
+        *(("note", line) for line in found.notes[table.place]),
+    ]
+    rows = _difference_table(found.at(table.place))
+    if len(rows) > 1:
+        blocks.append(("text", f"Differences from {study.baseline}, paired by patient:"))
+        blocks.append(("table", rows))
+    groups = _group_table(found, table.place)
+    if len(groups) > 1:
+        blocks.append(("text", "By group, mean over labels:"))
+        blocks.append(("table", groups))
+    return blocks
+
+
+def _record(
+    study: Study, readings: Sequence[Mapping[str, Any]], made_by: Sequence[Mapping[str, str]]
+) -> list[Block]:
+    """The protocol, every reading of the test labels under it or another, and versions."""
     lines = [["time", "protocol", "evaluations read"]]
     lines += [[r["time"], r["protocol"], str(r["evaluations"])] for r in readings]
-    blocks.append(("text", "Every reading of the test labels:"))
-    blocks.append(("table", lines))
+    blocks: list[Block] = [
+        ("heading", "On record"),
+        ("text", f"Protocol {study.hash}; it stands in study.json."),
+        ("text", "Every reading of the test labels:"),
+        ("table", lines),
+    ]
     changed = {r["protocol"] for r in readings} - {study.hash}
     if changed:
         blocks.append((
@@ -126,12 +150,8 @@ def _blocks(
             "The test labels were read before under another protocol: "
             f"{', '.join(sorted(changed))}. What was changed after looking is no longer a test.",
         ))  # fmt: skip
-    blocks.append(("note", "Versions: " + json.dumps(versions())))
-    if notable:
-        blocks.append(("heading", "Missing, or unlike planned"))
-        rows = [["unit", "what happened"]]
-        rows += [[title, f"{o.status}: {o.message}"] for title, o in notable]
-        blocks.append(("table", rows))
+    several = "Versions" if len(made_by) == 1 else "Versions, of some units each"
+    blocks.append(("note", f"{several}: {'; '.join(json.dumps(one) for one in made_by)}"))
     return blocks
 
 
@@ -199,8 +219,8 @@ def _difference_table(rows: Sequence[Comparison]) -> list[list[str]]:
         star = " *" if c.primary else ""
         table.append([
             c.arm + star, NAMES[c.metric], c.label, f"{c.difference:+.4g}",
-            f"[{c.low:+.4g}, {c.high:+.4g}]", _p(c.p), _p(c.p_holm), _p(c.p_wilcoxon),
-            _p(c.p_welch), f"{c.detectable:.4g}",
+            _interval(c.low, c.high), _p(c.p), _p(c.p_holm), _p(c.p_wilcoxon), _p(c.p_welch),
+            "" if c.detectable is None else f"{c.detectable:.4g}",
         ])  # fmt: skip
     return table
 
@@ -211,15 +231,25 @@ def _group_table(found: Comparisons, place: Place) -> list[list[str]]:
         worst = " (worst)" if g.worst else ""
         rows.append([
             g.arm, NAMES[g.metric], g.group + worst, str(g.patients), f"{g.difference:+.4g}",
-            f"[{g.low:+.4g}, {g.high:+.4g}]",
+            _interval(g.low, g.high),
         ])  # fmt: skip
     return rows
 
 
+def _known(value: float | None) -> float | None:
+    """A figure that can be shown; None where nothing can be tested."""
+    return None if value is None or not np.isfinite(value) else value
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if _known(low) is None else f"[{low:+.4g}, {high:+.4g}]"
+
+
 def _p(value: float | None) -> str:
-    if value is None or not np.isfinite(value):
+    known = _known(value)
+    if known is None:
         return ""
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "<0.001" if known < 0.001 else f"{known:.3f}"
 
 
 def _draw(
@@ -285,7 +315,8 @@ def _write_comparisons(path: Path, found: Comparisons) -> None:
         [
             c.place.test, c.place.size, c.place.network, c.arm, c.baseline, c.metric, c.label,
             int(c.primary), c.patients, c.draws, c.seeds, c.mean, c.baseline_mean, c.difference,
-            c.low, c.high, c.p, c.p_holm, c.p_wilcoxon, c.p_welch, c.detectable, c.seed_noise,
+            *map(_known, (c.low, c.high, c.p, c.p_holm, c.p_wilcoxon, c.p_welch, c.detectable)),
+            c.seed_noise,
         ]
         for c in found.rows
     ]  # fmt: skip

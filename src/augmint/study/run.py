@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,13 +11,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from augmint.cluster import Crew, crew_at
+from augmint.cluster import Crew, check_cpus, crew_at
 from augmint.errors import AugmintError
 from augmint.progress import Talk
 from augmint.report import write_json
 from augmint.staging import write_text
 from augmint.study.plan import Plan, Unit, open_part, plan_study
+from augmint.study.record import on_record, seconds_of
 from augmint.study.spec import Study, read_study
+
+ALONE = "no synthetic case was accepted: trained on the real cases alone"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Outcome:
         key: Its key.
         status: `done`, `failed`, or `skipped` where something that it needs failed.
         message: Why, where it is not done; what a reader must know, where it is.
-        seconds: That it took, now or before a kill.
+        seconds: That it took, over all attempts.
     """
 
     key: str
@@ -75,14 +77,12 @@ def study(
     Raises:
         AugmintError: for a faulty study, an OUT that exists, or no cluster at the address.
     """
-    from augmint.study.report import write_study_report
-
-    talk = talk or Talk()
+    check_cpus(ray, ray_cpus)
+    talk, folder = talk or Talk(), Path(out)
     spec = file if isinstance(file, Study) else read_study(file)
-    where = Path(base) if base is not None else Path("." if isinstance(file, Study) else file)
-    where = where if base is not None or isinstance(file, Study) else where.parent
-    plan = plan_study(spec, where)
-    folder = Path(out)
+    if base is None:
+        base = Path() if isinstance(file, Study) else Path(file).parent
+    plan = plan_study(spec, Path(base))
     if folder.exists() and not resume:
         raise AugmintError(
             f"{folder} exists; add --continue to go on with the study in it, or name another folder"
@@ -95,6 +95,16 @@ def study(
         write_json(folder / "study.json", {"hash": spec.hash, **spec.model_dump(mode="json")})
         talk.say(plan_in_words(spec, plan))
         outcomes = run_units(plan, folder, device=device, crew=crew, talk=talk)
+    _conclude(folder, spec, plan, outcomes, talk)
+    return folder
+
+
+def _conclude(
+    folder: Path, spec: Study, plan: Plan, outcomes: Mapping[str, Outcome], talk: Talk
+) -> None:
+    """Put on record what became of the units, write the report, and say what it concludes."""
+    from augmint.study.report import write_study_report
+
     write_json(folder / "outcomes.json", [asdict(o) for o in outcomes.values()])
     _log_reading(folder, spec, plan, outcomes)
     conclusions = write_study_report(folder, spec, plan, outcomes)
@@ -106,7 +116,6 @@ def study(
     for sentence in conclusions:
         talk.say(sentence)
     talk.say(f"wrote {folder}/report.html, report.md and their tables")
-    return folder
 
 
 def run_units(
@@ -144,23 +153,29 @@ def blocked(unit: Unit, outcomes: Mapping[str, Outcome]) -> Outcome | None:
 
 def attempt(unit: Unit, folder: Path, device: str, talk: Talk) -> Outcome:
     """Do a unit, or find it done; an error is an outcome like another."""
-    place = folder / unit.folder
-    clock = folder / "units" / f"{unit.key}.json"
-    if not place.exists():
-        start = time.monotonic()
-        try:
-            note = DOERS[unit.kind](unit, folder, place, device, talk)
-        except Exception as error:
-            write_text(folder / "units" / f"{unit.key}.error.txt", traceback.format_exc())
-            return Outcome(unit.key, "failed", f"{type(error).__name__}: {error}")
-        seconds = round(time.monotonic() - start, 1)
-        write_json(clock, {"title": unit.title, "seconds": seconds, "note": note})
-        (folder / "units" / f"{unit.key}.error.txt").unlink(missing_ok=True)
-    kept = json.loads(clock.read_text()) if clock.exists() else {}
-    return Outcome(unit.key, "done", kept.get("note", ""), kept.get("seconds", 0.0))
+    place, failure = folder / unit.folder, folder / "units" / f"{unit.key}.error.txt"
+    try:
+        if not place.exists():
+            with on_record(unit, folder):
+                DOERS[unit.kind](unit, folder, place, device, talk)
+        note = note_of(unit, place)
+    except Exception as error:
+        write_text(failure, traceback.format_exc())
+        why = f"{type(error).__name__}: {error}"
+        return Outcome(unit.key, "failed", why, seconds_of(unit, folder))
+    failure.unlink(missing_ok=True)
+    return Outcome(unit.key, "done", note, seconds_of(unit, folder))
 
 
-def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> str:
+def note_of(unit: Unit, place: Path) -> str:
+    """What a reader must know of a finished unit; it stands in its result, so no kill loses it."""
+    if unit.kind != "train" or unit.arguments["synthetic"] is None:
+        return ""
+    request = json.loads((place / "run.json").read_text(encoding="utf-8"))["request"]
+    return ALONE if request["synthetic"] is None else ""
+
+
+def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
     from augmint.augment import augment
 
     a = unit.arguments
@@ -170,27 +185,25 @@ def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
         gate_steps=a["gate_steps"], dims=a["dims"], seed=a["seed"], device=device, resume=True,
         talk=Talk(quiet=True) if talk.quiet else talk,
     )  # fmt: skip
-    return ""
 
 
-def _train(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> str:
+def _train(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
     """A training; without any accepted case it is one on real cases, as it would be for a user.
 
     To leave the draw out instead would compare arms on the draws where the generator did well.
     """
     from augmint.segment import segment
 
-    a, note = unit.arguments, ""
+    a = unit.arguments
     made = None if a["synthetic"] is None else folder / f"units/generate_{a['synthetic']}"
     if made is not None and not a["unfiltered"] and not any(_accepted(made)):
-        made, note = None, "no synthetic case was accepted: trained on the real cases alone"
-        talk.say(f"{unit.title}: {note}")
+        made = None
+        talk.say(f"{unit.title}: {ALONE}")
     segment(
         open_part(a), place, made, patients=a["patients"], preset=a["preset"],
         settings=a["settings"], dims=a["dims"], seed=a["seed"], unfiltered=a["unfiltered"],
         device=device, resume=True, talk=talk,
     )  # fmt: skip
-    return note
 
 
 def _accepted(made: Path) -> list[str]:
@@ -200,7 +213,7 @@ def _accepted(made: Path) -> list[str]:
     return [r["case"] for r in rows if r["synthetic"] == "1" and r["accepted"] == "1"]
 
 
-def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> str:
+def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
     from augmint.evaluate import evaluate
 
     a = unit.arguments
@@ -210,11 +223,9 @@ def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
         sliding=a.get("sliding", False), allow_same_names=a.get("allow_same_names", False),
         device=device, resume=True, talk=talk,
     )  # fmt: skip
-    return ""
 
 
-# Each returns what a reader of the report must know, mostly nothing.
-DOERS: Mapping[str, Callable[[Unit, Path, Path, str, Talk], str]] = {
+DOERS: Mapping[str, Callable[[Unit, Path, Path, str, Talk], None]] = {
     "generate": _generate,
     "train": _train,
     "evaluate": _evaluate,
