@@ -72,6 +72,20 @@ def test_null_differs_from_its_baseline_in_the_seed_alone(base):
     assert runs["stack", 0, 0]["patients"] != runs["stack", 1, 0]["patients"]
 
 
+def test_no_draw_starts_as_another_does(base):
+    """One lucky start for all draws of an arm would look like a benefit of the arm."""
+    plan = plan_study(study_of(), base)
+    trained = [u.arguments for u in plan.units.values() if u.kind == "train"]
+    for name in ("stack", "null"):
+        runs = {
+            (c.draw, c.seed): plan.units[plan.units[c.unit].arguments["run"]].arguments["seed"]
+            for c in plan.cells
+            if c.arm == name
+        }
+        assert len(set(runs.values())) == len(runs) == 4
+    assert len({a["seed"] for a in trained}) == 8
+
+
 def test_keys_follow_what_a_unit_depends_on(base):
     keys = set(plan_study(study_of(), base).units)
     assert set(plan_study(study_of(), base).units) == keys

@@ -18,8 +18,9 @@ from augmint.study.draws import Draw, draws_of
 from augmint.study.spec import HELD_OUT, Study, Test
 
 Kind = Literal["generate", "train", "evaluate"]
-# A null arm's seeds lie far from those of any other arm.
-NULL_SEED = 1_000_003
+# A null arm's seeds lie far from those of any other arm, and a draw's from those of another: under
+# one seed for all draws, a lucky start would lift every draw of an arm and look like a benefit.
+NULL_SEED, DRAW_SEED = 1_000_003, 10_007
 
 
 @dataclass(frozen=True)
@@ -292,7 +293,7 @@ def _train(
         )
     arguments = {
         **facts, "settings": study.segmenter_settings(name, network), "preset": study.preset,
-        "dims": study.dims, "seed": seed + NULL_SEED * arm.null,
+        "dims": study.dims, "seed": seed + NULL_SEED * arm.null + DRAW_SEED * draw.number,
         "synthetic": None if made is None else made.key,
         "unfiltered": arm.synthetic is not None and not arm.synthetic.filtered,
     }  # fmt: skip
