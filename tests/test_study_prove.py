@@ -125,6 +125,12 @@ def test_a_copy_under_another_name_is_no_test(cohorts, monkeypatch, tmp_path):
         planned(cohorts / "data", tests=(str(copy),))
 
 
+def test_the_training_dataset_is_no_further_test(cohorts, monkeypatch):
+    priced(monkeypatch)
+    with pytest.raises(AugmintError, match="is the training dataset, a third of which"):
+        planned(cohorts / "data", tests=(str(cohorts / "data"),))
+
+
 def test_no_draw_comes_twice(cohorts, monkeypatch, tmp_path):
     """Nine patients: two of the plain draws of three among six are the same."""
     priced(monkeypatch)
@@ -177,15 +183,15 @@ def test_times():
 
 def test_the_command(cohorts, monkeypatch, tmp_path):
     """A dry run writes nothing; a study that was begun is settled and goes on."""
-    priced(monkeypatch)
     data, out = str(cohorts / "data"), tmp_path / "out"
     dry = CliRunner().invoke(
         app, ["prove", data, "--method", "warped_pairs", "--budget", "3h", "--dry-run", "--quiet",
-              "--segmenter", "steps=2"],
+              "--preset", "tiny", "--copies", "1", "--size", "2", "--segmenter", "steps=2"],
     )  # fmt: skip
     assert dry.exit_code == 0, dry.stderr
-    assert "3 draws of 5 from 10" in dry.stdout
+    assert "draws of 2 from 10" in dry.stdout
     assert "nothing was written" in dry.stdout
+    priced(monkeypatch)
     monkeypatch.setattr(module, "DESIGNS", ((1, 1),))
     command = ["prove", data, "-o", str(out), "--method", "warped_pairs", "--set", "warp=0",
                "--copies", "1", "--preset", "tiny", "--segmenter", "steps=2", "--size", "2",

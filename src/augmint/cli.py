@@ -55,7 +55,7 @@ app = typer.Typer(
     help="Mint new, checked image-mask pairs from a labelled medical dataset.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -437,7 +437,9 @@ def score(
 
 @app.command()
 def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare, and how.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="A YAML file: what to compare, and how.")
+    ],
     out: opt.Out = None,
     device: opt.Device = "auto",
     ray: opt.Ray = None,
@@ -685,9 +687,9 @@ def _open(data: Path | None, patient_regex: str | None, label_map: list[str] | N
     )
 
 
-def _given(value: Path | None, name: str) -> Path:
+def _given(value: Path | None, name: str, *, config: bool = True) -> Path:
     if value is None:
-        raise typer.BadParameter(f"{name} is missing; give it here or in --config")
+        raise typer.BadParameter(f"{name} is missing{'; give it here or in --config' * config}")
     return value
 
 

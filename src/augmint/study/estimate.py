@@ -45,9 +45,11 @@ def hours_of(plan: Plan, *, device: str, talk: Talk) -> dict[str, Any]:
     """
     minutes = {"generate": 0.0, "train": 0.0, "evaluate": 0.0}
     for units in _alike(plan, "generate", _generator):
+        talk.say(f"measuring a few steps of {units[0]['method']}")
         minutes["generate"] += _generations(units, device=device, talk=talk)
     speeds: dict[str, Speed] = {}
     for units in _alike(plan, "train", _segmenter):
+        talk.say(f"measuring a few steps of {units[0]['settings']['network']}")
         total, speeds[_segmenter(units[0])] = _trainings(units, device=device, talk=talk)
         minutes["train"] += total
     minutes["evaluate"] = _evaluations(plan, speeds)
@@ -106,11 +108,12 @@ def _trainings(
         preset=a["preset"], settings=a["settings"], dims=a["dims"], seed=a["seed"],
         device=device, talk=talk,
     )  # fmt: skip
-    sizes = preset_named(a["preset"])
-    steps = [unit["settings"]["steps"] or sizes.segmenter_steps for unit in units]
-    step = one["minutes"]["total"] / one["steps"]
-    batch = segmenter_config(sizes, one["dims"], a["seed"], a["settings"]).batch_size
-    return step * sum(steps), Speed(step / batch / 3, one["dims"])
+    sizes, step = preset_named(a["preset"]), one["minutes"]["total"] / one["steps"]
+    configs = [
+        segmenter_config(sizes, one["dims"], unit["seed"], unit["settings"]) for unit in units
+    ]
+    steps = sum(config.steps for config in configs)
+    return step * steps, Speed(step / configs[0].batch_size / 3, one["dims"])
 
 
 def _evaluations(plan: Plan, speeds: Mapping[str, Speed]) -> float:

@@ -241,6 +241,12 @@ def _study_of(
 ) -> dict[str, Any]:
     """The study's fields but draws and seeds."""
     place = str(Path(request.data).resolve())
+    for t in request.tests:
+        if Path(t).resolve() == Path(request.data).resolve():
+            raise AugmintError(
+                f"--test {t} is the training dataset, a third of which is held back anyway; name "
+                "another dataset, or write a study for patients or domains of this one"
+            )
     further = [
         {
             "name": _unlike(Path(t).resolve().name, i),
