@@ -1,4 +1,4 @@
-"""Writes the generated pages of docs/reference: command line, Python functions, presets.
+"""Writes the generated pages of docs/reference: command line, Python functions, presets, studies.
 
 Run it after a change of options, docstrings or presets; a test holds the pages to the code.
 """
@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 import augmint
 from augmint.cli import app
+from augmint.methods import METHODS
 from augmint.presets import PRESETS
+from augmint.segmentation.augmentation import AUGMENTATIONS
+from augmint.segmentation.networks import SEGMENTERS
+from augmint.segmentation.training import SegmenterConfig
+from augmint.study.spec import ELSEWHERE, Arm, Endpoint, Generator, Study, Test
 
 HERE = Path(__file__).parent / "reference"
 
@@ -41,6 +50,32 @@ Written by `docs/make_reference.py` from `augmint.presets`.
 for a GPU. `demo` is what `augmint demo` uses. `tiny` is for tests, its images are noise. `--steps`
 overrules the preset's steps.
 """
+STUDY_PAGE = """# Study files
+
+Written by `docs/make_reference.py` from `augmint.study.spec`.
+
+A study is a YAML file. [How to write one](../how-to/study.md), with an example. Paths are relative
+to the file. `augmint study FILE --dry-run` names everything that is wrong with a file at once, each
+fault with its line.
+"""
+SETTINGS = """
+## Segmenter settings
+
+Fields of an arm's `settings`. Some defaults are the [preset](presets.md)'s.
+
+| field | meaning | default |
+|---|---|---|
+"""
+# Fields that hold a name, of which there are these.
+NAMES = {
+    "augmentation": AUGMENTATIONS, "method": METHODS, "networks": SEGMENTERS, "preset": PRESETS,
+}  # fmt: skip
+# What `segmenter_config` takes from the preset.
+FROM_PRESET = ("width", "steps", "warmup", "batch_size", "validate_every")
+# Heading of each part of a study's file.
+PARTS = {
+    "Study": Study, "Test": Test, "Arm": Arm, "Synthetic": Generator, "Endpoint": Endpoint,
+}  # fmt: skip
 
 
 def command_line() -> str:
@@ -122,13 +157,68 @@ def presets() -> str:
     return "\n".join([PRESETS_PAGE, *rows, "", *words, ""])
 
 
+def study() -> str:
+    """The fields of each part of a study's file as tables."""
+    parts = [STUDY_PAGE]
+    for heading, model in PARTS.items():
+        docstring = inspect.getdoc(model) or ""
+        meanings = _attributes(_on_one_line(docstring))
+        summary = inspect.cleandoc(docstring).partition("\n")[0]
+        rows = ["| field | values | meaning | default |", "|---|---|---|---|"]
+        for name, field in model.model_fields.items():
+            values = ", ".join(f"`{n}`" for n in NAMES.get(name, ())) or _in_words(field.annotation)
+            rows.append(f"| `{name}` | {values} | {meanings[name]} | {_default(field)} |")
+        parts.append("\n".join([f"\n## {heading}\n\n{summary}\n", *rows, ""]))
+    meanings = _attributes(_on_one_line(inspect.getdoc(SegmenterConfig) or ""))
+    rows = []
+    for one in dataclasses.fields(SegmenterConfig):
+        if one.name not in ELSEWHERE:
+            default = "the preset's" if one.name in FROM_PRESET else f"`{one.default}`"
+            rows.append(f"| `{one.name}` | {meanings[one.name]} | {default} |\n")
+    return "".join([*parts, SETTINGS, *rows])
+
+
+def _on_one_line(docstring: str) -> str:
+    """Joins the continued lines of a docstring's attributes."""
+    return docstring.replace("\n        ", " ")
+
+
+def _default(field: Any) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    assert value is not PydanticUndefined
+    return "none" if value is None else f"`{json.dumps(value)}`"
+
+
+def _in_words(kind: Any) -> str:
+    """A field's type: `whole number`, `list of text`, `mapping to Arm`."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(_in_words(k) for k in inside if k is not type(None))
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inside)
+    if origin is list:
+        return f"list of {_in_words(inside[0])}"
+    if origin is dict:
+        null = " or null" if type(None) in get_args(inside[1]) else ""
+        return f"mapping of names to {_in_words(inside[1])}{null}"
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        heading = next(name for name, model in PARTS.items() if model is kind)
+        return f"[{heading.lower()}](#{heading.lower()})"
+    words = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
+    return words.get(kind, "values")
+
+
 def _attributes(docstring: str) -> dict[str, str]:
     _, _, section = inspect.cleandoc(docstring).partition("Attributes:\n")
     pairs = (line.strip().partition(": ") for line in section.splitlines())
     return {name: text for name, colon, text in pairs if colon}
 
 
-PAGES = {"command-line.md": command_line, "python.md": python, "presets.md": presets}
+PAGES = {
+    "command-line.md": command_line, "python.md": python, "presets.md": presets, "study.md": study,
+}  # fmt: skip
 
 if __name__ == "__main__":
     for page, write in PAGES.items():

@@ -9,6 +9,7 @@ from augmint.evaluation.bland_altman import (
     bland_altman_of_fits,
     plot_bland_altman,
     plot_panels,
+    remark_on_limits,
 )
 
 # Peak expiratory flow in l/min by two meters: Bland and Altman, Lancet 1986;1:307, Table 1.
@@ -202,3 +203,68 @@ def test_panels_are_drawn_side_by_side(tmp_path):
     plot_panels(panels[:1], tmp_path / "one.png")
     with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "one.png") as one:
         assert two.size == (2 * one.size[0], one.size[1])
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved."""
+    from matplotlib.figure import Figure
+
+    drawn = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), save(self, *a, **k))
+    )
+    return drawn
+
+
+def legend_of(figure):
+    (legend,) = figure.subfigs[0].legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_without_any_difference_the_axis_is_sensible_and_all_lines_are_seen(tmp_path, figures):
+    plot_bland_altman(WRIGHT, WRIGHT, tmp_path / "same.png")
+    (axes,) = figures[0].axes
+    assert axes.get_ylim() == pytest.approx((-1, 1))
+    assert legend_of(figures[0]) == [
+        f"{name} 0.0 (0.0 to 0.0)" for name in ("bias", "upper limit", "lower limit")
+    ]
+    pixels = np.asarray(Image.open(tmp_path / "same.png").convert("RGB")).astype(int)
+    middle = pixels[: len(pixels) // 2 + 60, 150:-20]
+    red, blue = middle[..., 0], middle[..., 2]
+    dark, warm, cool = middle.max(-1) < 60, red - blue > 100, blue - red > 100
+    line = next(k for k in range(len(middle)) if cool[k].mean() > 0.5)
+    near = slice(line, line + 6)
+    assert cool[near].any()
+    assert warm[near].any(0).mean() > 0.2
+    assert dark[near].any(0).mean() > 0.1
+
+
+def test_wide_differences_keep_their_own_axis(tmp_path, figures):
+    plot_bland_altman(WRIGHT, MINI, tmp_path / "plot.png")
+    (axes,) = figures[0].axes
+    low, high = axes.get_ylim()
+    found = bland_altman(WRIGHT, MINI)
+    assert low < found.lower_interval[0] < found.upper_interval[1] < high
+    assert low > 1.3 * found.lower_interval[0]
+    assert axes.get_title().startswith("EF: 17 patients, 95% limits")
+
+
+def test_titles_say_that_few_patients_give_rough_limits(tmp_path, figures):
+    plot_bland_altman(WRIGHT[:4], MINI[:4], tmp_path / "four.png")
+    assert figures[0].axes[0].get_title().startswith("EF: 4 patients: limits are rough")
+    plot_bland_altman(WRIGHT[:2], MINI[:2], tmp_path / "two.png")
+    title = figures[1].axes[0].get_title()
+    assert title == "EF: 2 patients: too few patients for limits of agreement"
+    assert [text.split()[0] for text in legend_of(figures[1])] == ["bias"]
+
+
+@pytest.mark.parametrize(
+    ("num", "said"),
+    [(1, "1 patient: too few"), (2, "2 patients: too few"), (3, "rough"), (9, "rough"), (10, "")],
+)
+def test_remarks_on_limits_follow_the_number_of_patients(num, said):
+    found = remark_on_limits(num)
+    assert said in found
+    assert bool(found) == bool(said)

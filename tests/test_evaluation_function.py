@@ -95,6 +95,42 @@ def test_one_patient_has_no_limits_and_no_plot(tmp_path):
     assert not (tmp_path / "bland_altman.png").exists()
 
 
+def patients(num):
+    return [row(f"p{k}", (100 + k, 50), (98 + 2 * k, 50 + k % 2)) for k in range(num)]
+
+
+@pytest.mark.parametrize("num", [3, 9])
+def test_limits_of_few_patients_are_called_rough(tmp_path, num):
+    text, stored = written(tmp_path, patients(num))
+    assert f"({num} patients: limits are rough), mean absolute error" in text
+    for figure in ("ef", "edv", "esv"):
+        assert stored[figure]["note"].startswith(f"{num} patients: limits are rough")
+        assert stored[figure]["lower"] < stored[figure]["upper"]
+
+
+def test_limits_of_ten_patients_need_no_remark(tmp_path):
+    text, stored = written(tmp_path, patients(10))
+    assert "rough" not in text
+    assert stored["ef"]["note"] == ""
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_one_or_two_patients_have_no_limits_at_all(tmp_path, num):
+    text, stored = written(tmp_path, patients(num))
+    assert "too few patients for limits of agreement" in text
+    assert stored["ef"].get("lower") is stored["ef"].get("upper_interval") is None
+    assert "too few patients for limits" in stored["ef"]["note"]
+    assert "correlation needs 3 patients" in stored["ef"]["note"]
+
+
+def test_a_missing_correlation_is_explained(tmp_path):
+    _, stored = written(tmp_path, [row(f"p{k}", (100 + k, 50), (90, 45 + k)) for k in range(12)])
+    assert stored["edv"]["correlation"] is None
+    assert stored["edv"]["note"] == "no correlation: all predictions are equal"
+    assert stored["esv"]["note"] == "no correlation: all references are equal"
+    assert stored["ef"]["correlation"] is not None
+
+
 def test_all_predictions_failed_is_told(tmp_path):
     text, stored = written(tmp_path, [ROWS[3]])
     assert stored["ef"] is None

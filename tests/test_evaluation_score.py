@@ -169,4 +169,14 @@ def test_an_evaluation_is_three_files_with_policy_and_failures(tmp_path):
     assert (patients["a", "lv"]["cases"], patients["a", "lv"]["dice"]) == ("0", "")
     words = in_words(summary)
     assert "2 of 3" in words
-    assert POLICY in words
+    assert POLICY in " ".join(words.split())
+
+
+def test_words_are_no_wider_than_the_terminal(monkeypatch):
+    summary = summarise(rows_of(square(8, 8), square(8, 8)))
+    for columns, most in ((72, 72), (300, 100)):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = in_words(summary).splitlines()
+        policy = lines[next(k for k, line in enumerate(lines) if line.startswith(POLICY[:9])) :]
+        assert " ".join(policy) == POLICY
+        assert most - 20 < max(len(line) for line in policy) <= most

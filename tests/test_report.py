@@ -3,18 +3,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
+from augmint import report
 from augmint.data.dataset import open_dataset
 from augmint.data.phantoms import make_phantoms
 from augmint.imaging.working import WorkingGrid
 from augmint.methods.protocol import DatasetFacts
 from augmint.report import (
     COLOURS,
+    LINE,
     TILE,
     _agreement_table,
+    _caption,
+    _wrapped,
     data_sheet,
     sheet,
+    shown_slice,
     tile,
     write_samples,
     write_sheets,
@@ -44,10 +49,10 @@ def picture(path):
     return np.asarray(Image.open(path))
 
 
-def strip_of(path, rows):
-    """What stands above the headings of a sheet of so many rows of tiles."""
+def strip_of(path, rows, below=0):
+    """What stands above the headings of a sheet of so many rows of tiles and captions below."""
     found = picture(path)
-    height = len(found) - 26 - rows * (TILE + 3)
+    height = len(found) - 26 - rows * (TILE + 3 + below)
     assert height >= 0
     return found[:height]
 
@@ -124,8 +129,8 @@ def test_contact_sheets_of_a_dataset_and_of_pairs_have_a_legend(phantoms, tmp_pa
     data_sheet(tmp_path / "data.png", dataset)
     case = dataset.load(dataset.items[0])
     write_samples(tmp_path / "pairs.png", [(case, case)], labels=dataset.labels)
-    for name, rows in (("data.png", 1), ("pairs.png", 3)):
-        strip = strip_of(tmp_path / name, rows)
+    for name, rows, below in (("data.png", 1, LINE), ("pairs.png", 3, 0)):
+        strip = strip_of(tmp_path / name, rows, below)
         found = [len(squares(strip, colour)) for colour in COLOURS[:4]]
         assert found == [1, 1, 1, 0]  # three labels
     write_samples(tmp_path / "bare.png", [(case, case)])
@@ -145,3 +150,76 @@ def test_sheets_of_what_was_made_and_rejected_have_a_legend(phantoms, tmp_path):
     for path, lines in zip(written, (3, 1)):
         strip = strip_of(path, lines)
         assert all(len(squares(strip, colour)) == 1 for colour in COLOURS[:3])
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What `data_sheet` asks `sheet` to draw."""
+    found = {}
+    draw = report.sheet
+
+    def kept(path, rows, **words):
+        found.update(words, rows=rows)
+        draw(path, rows, **words)
+
+    monkeypatch.setattr(report, "sheet", kept)
+    return found
+
+
+def test_a_contact_sheet_names_each_case_and_its_slice(phantoms, tmp_path, asked):
+    dataset = open_dataset(phantoms)
+    data_sheet(tmp_path / "data.png", dataset)
+    case = dataset.load(dataset.items[0])
+    counted = f"slice {shown_slice(case) + 1} of {case.grid.shape[case.grid.slice_axis]}"
+    (captions,) = asked["captions"]
+    assert [name for name, _ in captions] == [item.case_id for item in dataset.items]
+    assert captions[0][1] == counted
+    assert asked["heading"] == f"{dataset.name}: all 4 cases"
+    found = picture(tmp_path / "data.png")
+    below = found[-LINE - 3 :]
+    wide = found.shape[1] // 4
+    assert all((below[:, k * wide : (k + 1) * wide].max((1, 2)) > 150).any() for k in range(4))
+
+
+def test_frames_are_named_without_a_slice(tmp_path, asked):
+    folder = make_phantoms("apical-ultrasound", out=tmp_path / "us", patients=1, size=32)
+    data_sheet(tmp_path / "data.png", open_dataset(folder))
+    assert {remark for row in asked["captions"] for _, remark in row} == {""}
+
+
+def test_a_contact_sheet_says_what_it_leaves_out(phantoms, tmp_path, asked):
+    folder = shutil.copytree(phantoms, tmp_path / "data")
+    dataset = open_dataset(folder)
+    data_sheet(tmp_path / "some.png", dataset, count=3)
+    assert asked["heading"].endswith(": 3 of 4 cases, evenly chosen")
+    assert len(asked["captions"][0]) == 4
+    assert [name for name, _ in asked["captions"][0]][3] == ""
+    dataset.items[0].masks[0].write_bytes(b"damaged")
+    data_sheet(tmp_path / "less.png", dataset, count=3)
+    assert asked["heading"].endswith(
+        ": 3 of 4 cases, evenly chosen; 1 of them cannot be read and is missing"
+    )
+
+
+def test_long_captions_lose_the_middle_of_the_name_alone():
+    font = ImageFont.load_default(13)
+    name = "a_very_long_name_of_a_hospital_and_of_a_patient_0123_ES"
+    assert _caption("short", "slice 2 of 3", font, 200) == "short  slice 2 of 3"
+    found = _caption(name, "slice 2 of 3", font, 200)
+    assert font.getlength(found) <= 200
+    assert found.startswith("a_very")
+    assert found.endswith("_ES  slice 2 of 3")
+    assert "..." in found
+
+
+def test_names_of_rows_are_wrapped_and_keep_every_letter():
+    font = ImageFont.load_default(13)
+    for text in ("phantoms cine-mr, vendor A, seed 0", "patient_0123_of_the_north_frame_17_ES"):
+        lines = _wrapped(text, font, 150)
+        assert len(lines) == 2
+        assert all(font.getlength(line) <= 150 for line in lines)
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert _wrapped("case\n\nmiddle", font, 150) == ["case", "", "middle"]
+    endless = _wrapped("W" * 500, font, 150)
+    assert len(endless) == TILE // 17
+    assert endless[-1] == "..."

@@ -251,6 +251,18 @@ def test_many_missing_predictions_are_shortened(tmp_path):
         score(tmp_path / "found", tmp_path / "refs", tmp_path / "out", talk=QUIET)
 
 
+def test_foreign_predictions_are_told_by_their_names_first(data, tmp_path):
+    for number in range(5):
+        save(tmp_path / "found" / f"other_{number}.nii.gz", mask_of(0))
+    with pytest.raises(AugmintError) as caught:
+        score(tmp_path / "found", data, tmp_path / "out", talk=QUIET)
+    said = str(caught.value)
+    assert said.startswith(f"no prediction is named after a case of {data}; ")
+    assert "holds other_0, other_1, other_2 and 2 more, cases are named p1_a, p1_b, p2_a;" in said
+    assert "are these predictions of another dataset?" in said
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_only_the_patients_asked_for_need_a_prediction(data, predictions, tmp_path):
     (predictions / "p1_b.nii.gz").unlink()
     chosen = {"patient_regex": r"^(p\d)", "talk": QUIET}

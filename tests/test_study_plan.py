@@ -333,6 +333,42 @@ def test_domains_that_cannot_be_had(mixed, changes, message):
         plan_study(study_of(**{**plain, **changes}), mixed)
 
 
+def test_a_label_that_nobody_will_score_is_told_before_the_work(base, tmp_path):
+    def end(label: str) -> dict:
+        return {"test": "T", "label": label}
+
+    plan_study(study_of(endpoint=end("LV")), base)
+    with pytest.raises(AugmintError, match=r"label 'LVV' would have no score on test 'T'; .*LV"):
+        plan_study(study_of(endpoint=end("LVV")), base)
+    merged = {"label_map": {"LV": "heart", "MYO": "heart"}}
+    plan_study(study_of(**merged, endpoint=end("heart")), base)
+    with pytest.raises(
+        AugmintError, match=r"'LV' would have no score .*there: (RV, heart|heart, RV);"
+    ):
+        plan_study(study_of(**merged, endpoint=end("LV")), base)
+    # What no annotator of either side looked for is not scored, and the mean is over the rest.
+    for part in ("train", "other"):
+        folder = tmp_path / part
+        shutil.copytree(base, folder)
+        file = folder / part / "dataset.json"
+        facts = json.loads(file.read_text())
+        file.write_text(json.dumps({**facts, "annotated_labels": ["LV"]}))
+        plan_study(study_of(endpoint=end("mean")), folder)
+        plan_study(study_of(endpoint=end("LV")), folder)
+        with pytest.raises(AugmintError, match="label 'RV' would have no score"):
+            plan_study(study_of(endpoint=end("RV")), folder)
+
+
+def test_folds_and_sides_without_a_common_label(base):
+    folded = {"sizes": None, "draws": 1, "folds": 5, "tests": []}
+    with pytest.raises(AugmintError, match="'LVV' would have no score on test 'held out'"):
+        plan_study(study_of(**folded, endpoint={"test": HELD_OUT, "label": "LVV"}), base)
+    renamed = {"LV": "a", "MYO": "a", "RV": "a"}
+    tests = [{"name": "T", "data": "other", "label_map": renamed}]
+    with pytest.raises(AugmintError, match=r"label 'mean' would have no score.* there: a; in"):
+        plan_study(study_of(tests=tests), base)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

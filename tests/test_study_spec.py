@@ -66,7 +66,12 @@ def test_the_protocol_has_a_hash_that_changes_with_it(tmp_path):
     ("old", "new", "line", "message"),
     [
         ("draws: 2", "draws: 0", 4, "field draws: .*greater than or equal to 1, got 0"),
-        ("draws: 2", "drwas: 2", 4, "field drwas: Extra inputs"),
+        (
+            "draws: 2",
+            "drwas: 2",
+            4,
+            "field drwas: unknown field 'drwas' of a study .did you mean 'draws'",
+        ),
         ("copies: 2", "copies: many", 15, "field arms.ours.synthetic.copies: .*got 'many'"),
         ("sizes: [2, 0.5]", "sizes: [2.5]", 3, "neither a number of patients nor a share"),
         (
@@ -116,6 +121,118 @@ def test_a_fault_is_named_with_its_line(tmp_path, old, new, line, message):
     assert str(path) in str(caught.value)
     if line is not None:
         assert f"line {line}" in str(caught.value)
+
+
+def faults_of(folder: Path, *changes: tuple[str, str]) -> list[str]:
+    text = GOOD
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    path = write(folder, text)
+    with pytest.raises(AugmintError) as caught:
+        read_study(path)
+    first, *others = str(caught.value).splitlines()
+    assert first.startswith(f"study {path}, line ")
+    return [first.removeprefix(f"study {path}, "), *others]
+
+
+def test_a_mistyped_field_is_told_with_what_was_meant_and_what_there_is(tmp_path):
+    (told,) = faults_of(tmp_path, ("baseline: stack", "baselin: stack"))
+    assert told.startswith(
+        "line 22, field baselin: unknown field 'baselin' of a study (did you mean 'baseline'?); "
+        "the fields of a study are name, data, patients, "
+    )
+    assert set(Study.model_fields) <= set(told.rpartition(" are ")[2].split(", "))
+    # It is read as what was meant, so that its value is checked as well.
+    spelt, value = faults_of(tmp_path, ("baseline: stack", "baselin: stcak"))
+    assert spelt == told
+    assert value.startswith("line 22, field baseline: baseline 'stcak' is no arm")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("stack: {}", "stack: {steps: 20}", "the segmenter's fields go under settings: {steps: 20};"
+         " the generator's fields go under synthetic: {steps: 20};"),
+        ("stack: {}", "stack: {lr: 0.1}", "'lr' of an arm; the segmenter's fields go under "
+         "settings: {lr: 0.1}; the fields of an arm are like, augmentation,"),
+        ("stack: {}", "stack: {copies: 4}", "generator's fields go under synthetic: {copies: 4};"),
+        ("stack: {}", "stack: {seed: 4}", "'seed' of an arm; seed is one of the study's seeds;"),
+        ("copies: 2", "warp: 0.2", "the method's fields go under settings: {warp: 0.2};"),
+        ("copies: 2", "copy: 2", "'copy' of synthetic (did you mean 'copies'?); the fields of"),
+        ("copies: 2", "augmentation: none", "of synthetic; augmentation is a field of the arm;"),
+        ("seeds: [0", "steps: 9\nseeds: [0", "of a study (did you mean 'segmenter_steps'?);"),
+        ("seeds: [0", "sliding: true\nseeds: [0", "'sliding' of a study; an arm has such a field"),
+        ("    data: test", "    data: test\n    folds: 2", "of a test; a study has such a field"),
+    ],
+)  # fmt: skip
+def test_a_misplaced_field_is_told_where_it_belongs(tmp_path, old, new, message):
+    (told,) = faults_of(tmp_path, (old, new))
+    assert "unknown field" in told
+    assert message in told
+
+
+def test_all_faults_are_told_at_once_in_the_order_of_the_lines(tmp_path):
+    told = faults_of(
+        tmp_path,
+        ("draws: 2", "draws: 0"),
+        ("    data: test", "    data: test\n    patients: 3"),
+        ("stack: {}", "stack: {steps: 20, copies: 1}"),
+        ("null: {like: stack, null: true}", "null:"),
+        ("seeds: [0, 1]", "seeds: [0, x]\nseeds: [0, y]"),
+        ("baseline: stack\n", ""),
+    )
+    assert [one.partition(": ")[0] for one in told] == [
+        "line 1, field baseline",
+        "line 4, field draws",
+        "line 8, field tests.0.patients",
+        "line 11, field arms.stack.copies",
+        "line 11, field arms.stack.steps",
+        "line 12, field arms.null",
+        "line 25, field seeds",
+        "line 25, field seeds.1",
+    ]
+    assert told[0].endswith("missing, and there is no default")
+    assert told[2].endswith("Input should be a valid list or a valid string, got 3")
+    assert told[5].endswith("write {} to leave all at their defaults, got None")
+    assert told[6].endswith("stands in line 24 already; keep one of them")
+    # The known fields of a part are listed once.
+    assert sum("the fields of an arm are" in one for one in told) == 1
+
+
+def test_faults_between_fields_are_told_at_once_too(tmp_path):
+    told = faults_of(
+        tmp_path,
+        ("augmentation: none", "augmentation: mild, null: true"),
+        ("stack: {}", "stack: {augmentation: loud, sttings: {lr: 1}}"),
+        ("method: mask_to_image", "method: mask2image"),
+        ("test: same scanner}", "test: other}"),
+        ("seeds: [0, 1]", "networks: [vnet, unet]"),
+    )
+    assert [one.partition(": ")[0] for one in told] == [
+        "line 9, field arms.real",
+        "line 10, field arms.stack",
+        "line 10, field arms.stack.sttings",
+        "line 12, field arms.ours",
+        "line 23, field endpoint.test",
+        "line 24, field networks.0",
+    ]
+    # The null arm, which is like stack, has the same augmentation and adds no line.
+    assert "unknown augmentation 'loud'" in told[1]
+
+
+def test_a_field_that_resembles_another_but_does_not_fit_it_is_told_once(tmp_path):
+    (told,) = faults_of(tmp_path, ("seeds: [0, 1]", "group_by: {a: b}\nseed: 3"), ("seed: 3", ""))
+    assert "'group_by'" in told
+    (told,) = faults_of(tmp_path, ("seeds: [0, 1]", "seed: 3"))
+    assert "(did you mean 'seeds'?)" in told
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_bytes(b"name: \xff")
+    with pytest.raises(AugmintError, match="is no UTF-8 text"):
+        read_study(path)
 
 
 def test_later_fields_are_read(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from augmint.case import Case
 from augmint.data.dataset import Dataset, open_dataset
+from augmint.errors import AugmintError
 from augmint.methods.protocol import DatasetFacts
 from augmint.staging import write_text
 
@@ -23,6 +25,10 @@ COLOURS = (
 TILE = 160
 # Width of a square of the legend and the gap behind it.
 SWATCH = 19
+# Height of a line of text above or below tiles, and the space between tiles.
+LINE = 20
+GAP = 3
+BRIGHT, DIM = (235, 235, 235), (190, 190, 190)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,8 +96,10 @@ def sheet(
     rows: Sequence[Sequence[np.ndarray | None]],
     *,
     columns: Sequence[str],
-    names: Sequence[str],
+    names: Sequence[str] = (),
     labels: Mapping[str, int] | None = None,
+    heading: str = "",
+    captions: Sequence[Sequence[tuple[str, str]]] = (),
 ) -> None:
     """Write a grid of tiles with a heading for each column and a name for each row.
 
@@ -99,42 +107,90 @@ def sheet(
         path: The picture to write.
         rows: Tiles, row by row; None stays empty.
         columns: Headings.
-        names: Names of the rows, lines of text.
+        names: Names of the rows, lines of text that are wrapped; none leave no margin for them.
         labels: Names and indices of the outlines that the tiles show, for a legend above them all.
+        heading: What the sheet shows, a line above the legend.
+        captions: For each row a name, shortened in the middle where it is long, and a remark to go
+            under its tiles, each below as many of them as there are tiles for a caption.
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    size, left, gap, line_height = TILE, 170, 3, 20
-    width = left + len(columns) * (size + gap)
+    left, step = 170 if any(names) else 6, TILE + GAP
+    width = left + len(columns) * step
     font = ImageFont.load_default(13)
-    legend = _legend(labels or {}, font, left + 4, width)
-    strip = 6 + line_height * (1 + legend[-1][1]) if legend else 0
-    top = strip + 26
-    canvas = Image.new("RGB", (width, top + len(rows) * (size + gap)), (18, 18, 20))
+    strip = _strip(heading, labels or {}, font, left, width)
+    top, high = strip.height + 26, step + (LINE if captions else 0)
+    canvas = Image.new("RGB", (width, top + len(rows) * high), (18, 18, 20))
+    canvas.paste(strip, (0, 0))
     draw = ImageDraw.Draw(canvas)
-    if legend:
-        draw.rectangle((0, 0, width, strip - 1), fill=(40, 40, 44))
-        draw.text((6, 5), "outlines", fill=(190, 190, 190), font=font)
-    for x, line, colour, name in legend:
-        y = 5 + line_height * line
-        draw.rectangle((x, y + 2, x + 12, y + 13), outline=colour, width=3)
-        draw.text((x + SWATCH, y), name, fill=(235, 235, 235), font=font)
     for x, title in enumerate(columns):
-        place = (left + x * (size + gap) + 4, strip + 5)
-        draw.text(place, title, fill=(235, 235, 235), font=font)
+        draw.text((left + x * step + 4, strip.height + 5), title, fill=BRIGHT, font=font)
     for y, tiles in enumerate(rows):
-        for line, text in enumerate(names[y].split("\n")):
-            place = (6, top + y * (size + gap) + 6 + 17 * line)
-            draw.text(place, text[:23], fill=(190, 190, 190), font=font)
+        lines = _wrapped(names[y], font, left - 12) if any(names) else []
+        for k, text in enumerate(lines):
+            draw.text((6, top + y * high + 6 + 17 * k), text, fill=DIM, font=font)
         for x, one in enumerate(tiles):
             if one is not None:
-                canvas.paste(
-                    Image.fromarray(one), (left + x * (size + gap), top + y * (size + gap))
-                )
+                canvas.paste(Image.fromarray(one), (left + x * step, top + y * high))
+        below = captions[y] if captions else ()
+        span = step * len(columns) // max(1, len(below))
+        for x, (name, remark) in enumerate(below):
+            place = (left + x * span + 4, top + y * high + TILE + 2)
+            draw.text(place, _caption(name, remark, font, span - 12), fill=DIM, font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name("writing." + path.name)
     canvas.save(temporary)
     temporary.replace(path)
+
+
+def _strip(heading: str, labels: Mapping[str, int], font: Any, left: int, width: int) -> Any:
+    """A picture of what stands above all tiles: heading and legend; without either, no rows."""
+    from PIL import Image, ImageDraw
+
+    lines = _wrapped(heading, font, width - 12) if heading else []
+    head = 6 + LINE * len(lines) if lines else 0
+    start = round(max(left + 4, 6 + font.getlength("outlines") + 18))
+    legend = _legend(labels, font, start, width)
+    height = head + (6 + LINE * (1 + legend[-1][1]) if legend else 0)
+    strip = Image.new("RGB", (width, height), (40, 40, 44))
+    draw = ImageDraw.Draw(strip)
+    for k, text in enumerate(lines):
+        draw.text((6, 5 + LINE * k), text, fill=BRIGHT, font=font)
+    if legend:
+        draw.text((6, head + 5), "outlines", fill=DIM, font=font)
+    for x, line, colour, name in legend:
+        y = head + 5 + LINE * line
+        draw.rectangle((x, y + 2, x + 12, y + 13), outline=colour, width=3)
+        draw.text((x + SWATCH, y), name, fill=BRIGHT, font=font)
+    return strip
+
+
+def _wrapped(text: str, font: Any, width: float) -> list[str]:
+    """Lines no wider than so many pixels and as many as a tile is high, broken at spaces or `_`."""
+    lines: list[str] = []
+    for part in text.split("\n"):
+        line = ""
+        for piece in re.findall(r"[^\s_]*[\s_]+|[^\s_]+", part):
+            if line and font.getlength(line + piece.rstrip()) > width:
+                lines, line = [*lines, line.rstrip()], ""
+            for letter in piece:
+                if line and font.getlength(line + letter) > width and not letter.isspace():
+                    lines, line = [*lines, line], ""
+                line += letter
+        lines.append(line.rstrip())
+    most = TILE // 17
+    return lines if len(lines) <= most else [*lines[: most - 1], "..."]
+
+
+def _caption(name: str, remark: str, font: Any, width: float) -> str:
+    """Name and remark on one line, the name without its middle where it is too long."""
+    end = f"  {remark}" if remark else ""
+    kept = len(name)
+    text = name + end
+    while font.getlength(text) > width and kept > 2:
+        kept -= 1
+        text = f"{name[: (kept + 1) // 2]}...{name[len(name) - kept // 2 :]}{end}"
+    return text
 
 
 def _legend(
@@ -256,26 +312,39 @@ def _spread(count: int, wanted: int) -> list[int]:
 
 
 def data_sheet(path: Path, dataset: Dataset, *, count: int = 24) -> None:
-    """A contact sheet of a dataset: each case plain and with its mask."""
-    from augmint.errors import AugmintError
+    """A contact sheet of a dataset: each case plain and with its mask, named below.
 
-    tiles: list[np.ndarray | None] = []
-    names: list[str] = []
-    rows: list[list[np.ndarray | None]] = []
-    for k in _spread(len(dataset), count):
+    Of more cases than `count` it shows so many, evenly chosen, and says so; it counts those that
+    cannot be read.
+    """
+    shown: list[tuple[np.ndarray | None, np.ndarray | None]] = []
+    captions: list[tuple[str, str]] = []
+    chosen = _spread(len(dataset), count)
+    for k in chosen:
         try:
             case = dataset.load(dataset.items[k])
         except AugmintError:
             continue
         image, mask = plane_of(case)
-        tiles += [tile(image, None), tile(image, mask) if mask is not None else None]
-        if len(tiles) == 8:
-            rows.append(tiles)
-            tiles = []
-    if tiles:
-        rows.append(tiles + [None] * (8 - len(tiles)))
-    names = [f"{dataset.name}" if i == 0 else "" for i in range(len(rows))]
-    sheet(path, rows, columns=["image", "mask"] * 4, names=names, labels=dataset.labels)
+        shown.append((tile(image, None), tile(image, mask) if mask is not None else None))
+        slices = case.grid.shape[case.grid.slice_axis] if case.dims == 3 else 0
+        captions.append(
+            (case.case_id, f"slice {shown_slice(case) + 1} of {slices}" if slices else "")
+        )
+    held = f"all {len(chosen)} cases" if len(chosen) > 1 else "its one case"
+    if len(chosen) < len(dataset):
+        held = f"{len(chosen)} of {len(dataset)} cases, evenly chosen"
+    if unread := len(chosen) - len(shown):
+        held += f"; {unread} of them cannot be read and {'is' if unread == 1 else 'are'} missing"
+    short = -len(shown) % 4
+    shown += [(None, None)] * short
+    captions += [("", "")] * short
+    starts = range(0, len(shown), 4)
+    sheet(
+        path, [[one for pair in shown[k : k + 4] for one in pair] for k in starts],
+        columns=["image", "mask"] * 4, labels=dataset.labels, heading=f"{dataset.name}: {held}",
+        captions=[captions[k : k + 4] for k in starts],
+    )  # fmt: skip
 
 
 STYLE = """

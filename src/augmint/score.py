@@ -179,6 +179,12 @@ def _pair(
     """The prediction of every case; says which predictions belong to none."""
     missing = [item.case_id for item in items if item.case_id not in found]
     known = {item.case_id for item in truth.items}
+    if known.isdisjoint(found):
+        raise AugmintError(
+            f"no prediction is named after a case of {truth.root}; {folder} holds "
+            f"{listed(list(found), 3)}, cases are named {listed(sorted(known), 3)}; are these "
+            "predictions of another dataset? If not, name each file after its case"
+        )
     if missing:
         strange = [path.name for case_id, path in found.items() if case_id not in known]
         hint = f" (it holds {listed(strange, 3)}, named after no case)" if strange else ""

@@ -20,6 +20,11 @@ import numpy as np
 
 from augmint.errors import AugmintError
 
+# Below the first no limits are drawn or told; below the second they are called rough: the interval
+# of each limit is then 2.8 standard deviations wide or more, the limits lie 3.9 apart.
+LEAST_FOR_LIMITS = 3
+FEW_FOR_LIMITS = 10
+
 
 @dataclass(frozen=True)
 class BlandAltman:
@@ -127,6 +132,14 @@ def bland_altman_of_fits(
     )  # fmt: skip
 
 
+def remark_on_limits(num: int) -> str:
+    """What to know of limits of agreement of so many patients; empty where they are enough."""
+    patients = f"{num} patient{'s' * (num != 1)}"
+    if num < LEAST_FOR_LIMITS:
+        return f"{patients}: too few patients for limits of agreement"
+    return f"{patients}: limits are rough" if num < FEW_FOR_LIMITS else ""
+
+
 def draw_bland_altman(
     axes: Any,
     found: BlandAltman,
@@ -134,8 +147,11 @@ def draw_bland_altman(
     differences: np.ndarray,
     *,
     spread: np.ndarray | None = None,
+    least: float = 1.0,
 ) -> None:
     """Draws a point per patient with bias, limits and their intervals into axes of matplotlib.
+
+    Of fewer than three patients the bias alone is drawn.
 
     Args:
         axes: Where to.
@@ -143,20 +159,34 @@ def draw_bland_altman(
         across: (n,) means of reference and measurement.
         differences: (n,) measurement less reference.
         spread: (2, n) lowest and highest difference of each patient, drawn as a bar.
+        least: The axes reach so far to either side of their middle at least, in their units.
     """
     axes.axhline(0, color="0.75", linewidth=0.8)
-    lines = (
-        ("bias", found.bias, found.bias_interval, "tab:blue", "-"),
-        ("upper limit", found.upper, found.upper_interval, "tab:red", "--"),
-        ("lower limit", found.lower, found.lower_interval, "tab:red", "--"),
+    # Dots lie in the gaps of the dashes and both on a wider line, so that all three are seen where
+    # they are one.
+    lines: tuple[tuple[Any, ...], ...] = (
+        ("bias", found.bias, found.bias_interval, "tab:blue", "-", 2.4),
+        ("upper limit", found.upper, found.upper_interval, "tab:red", (0, (3.5, 2.5)), 1.4),
+        ("lower limit", found.lower, found.lower_interval, "black", (1.9, (1.3, 4.7)), 1.4),
     )
-    for name, value, (low, high), colour, style in lines:
-        axes.axhspan(low, high, color=colour, alpha=0.12, linewidth=0)
-        text = f"{name} {value:.1f} ({low:.1f} to {high:.1f})"
-        axes.axhline(value, color=colour, linestyle=style, linewidth=1.2, label=text)
+    for name, value, (low, high), colour, style, width in lines:
+        if name != "bias" and found.num < LEAST_FOR_LIMITS:
+            continue
+        axes.axhspan(low, high, color=colour, alpha=0.1, linewidth=0)
+        text = f"{name} {_tenths(value)} ({_tenths(low)} to {_tenths(high)})"
+        axes.axhline(value, color=colour, linestyle=style, linewidth=width, label=text)
     if spread is not None:
         axes.vlines(across, *spread, color="0.6", linewidth=0.8, zorder=2)
     axes.scatter(across, differences, s=16, color="0.15", zorder=3)
+    for ends, setter in ((axes.get_xlim(), axes.set_xlim), (axes.get_ylim(), axes.set_ylim)):
+        if ends[1] - ends[0] < 2 * least:
+            middle = (ends[0] + ends[1]) / 2
+            setter(middle - least, middle + least)
+
+
+def _tenths(value: float) -> str:
+    # Adding 0 turns -0.0, which would be printed with its sign, into 0.0.
+    return f"{round(value, 1) + 0.0:.1f}"
 
 
 @dataclass(frozen=True)
@@ -241,11 +271,12 @@ def plot_panels(
         draw_bland_altman(axes, found, (first + second) / 2, second - first)
         axes.set_xlabel(f"Mean of {names[0]} and {names[1]} {panel.quantity} ({panel.unit})")
         axes.set_ylabel(f"{names[1].capitalize()} - {names[0]} {panel.quantity} ({panel.between})")
-        axes.set_title(
-            f"{panel.quantity}: {found.num} patients, {found.coverage:.0%} limits of agreement, "
-            f"{confidence:.0%} intervals",
-            fontsize=9,
-        )
+        share = f"{found.coverage:.0%} limits of agreement, {confidence:.0%} intervals"
+        if remark := remark_on_limits(found.num):
+            share = f"{remark}\n{share}" if found.num >= LEAST_FOR_LIMITS else remark
+        else:
+            share = f"{found.num} patients, {share}"
+        axes.set_title(f"{panel.quantity}: {share}", fontsize=9)
         part.legend(fontsize=8, loc="outside lower center", frameon=False)
         drawn.append(found)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,13 @@ import numpy as np
 
 from augmint.data.layout import listed
 from augmint.errors import AugmintError
-from augmint.evaluation.bland_altman import Panel, bland_altman, plot_panels
+from augmint.evaluation.bland_altman import (
+    LEAST_FOR_LIMITS,
+    Panel,
+    bland_altman,
+    plot_panels,
+    remark_on_limits,
+)
 from augmint.staging import write_text
 
 SCHEMA_VERSION = 1
@@ -173,14 +179,27 @@ def _content(rows: Sequence[FunctionRow], lv: str, phases: str) -> dict[str, Any
 
 def _agreement(pairs: Sequence[tuple[float, float]]) -> dict[str, Any]:
     reference, prediction = np.array(pairs, float).T
-    found: dict[str, Any] = (
-        asdict(bland_altman(reference, prediction)) if len(pairs) > 1 else {"num": 1}
-    )
-    varies = len(pairs) > 2 and reference.std() > 0 and prediction.std() > 0
+    num = len(pairs)
+    found: dict[str, Any] = {"num": num}
+    if num > 1:
+        found = asdict(bland_altman(reference, prediction))
+        if num < LEAST_FOR_LIMITS:
+            limits = ("lower", "upper", "lower_interval", "upper_interval")
+            found.update(dict.fromkeys(limits))
+    why = ""
+    if num < 3:
+        why = "correlation needs 3 patients"
+    elif equal := [
+        name
+        for name, values in (("references", reference), ("predictions", prediction))
+        if np.ptp(values) == 0
+    ]:
+        why = f"no correlation: all {' and all '.join(equal)} are equal"
     return {
         **found,
         "mae": float(np.abs(prediction - reference).mean()),
-        "correlation": float(np.corrcoef(reference, prediction)[0, 1]) if varies else None,
+        "correlation": None if why else float(np.corrcoef(reference, prediction)[0, 1]),
+        "note": "; ".join(text for text in (remark_on_limits(num), why) if text),
     }
 
 
@@ -190,13 +209,17 @@ def _sentence(content: Mapping[str, Any]) -> str:
         f"cardiac function of {num} patient{'s' * (num != 1)} ({listed(list(content['methods']))})"
     )
     if ef is not None:
+        limits = "too few patients for limits of agreement"
+        if num >= LEAST_FOR_LIMITS:
+            limits = f"limits of agreement {ef['lower']:.1f} to {ef['upper']:.1f}"
+            if remark := remark_on_limits(num):
+                limits += f" ({remark})"
         if num > 1:
             text += (
-                f": EF bias {ef['bias']:+.1f} points, limits of agreement {ef['lower']:.1f} to "
-                f"{ef['upper']:.1f}, mean absolute error {ef['mae']:.1f}"
+                f": EF bias {ef['bias']:+.1f} points, {limits}, mean absolute error {ef['mae']:.1f}"
             )
         else:
-            text += f": absolute error of EF {ef['mae']:.1f} points"
+            text += f": absolute error of EF {ef['mae']:.1f} points, {limits}"
     if failed := len(content["failed"]):
         text += f"; {failed} without a measurable prediction count as failed"
     if out := len(content["left_out"]):

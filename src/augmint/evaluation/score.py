@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -265,7 +267,7 @@ def summarise(rows: Sequence[ScoreRow]) -> Summary:
 
 
 def in_words(summary: Summary) -> str:
-    """The table of a summary, with the policy that its figures follow."""
+    """The table of a summary, with the policy that its figures follow, wrapped for a terminal."""
     shown = ("dice", "hd95", "assd", "surface_dice")
     lines = [f"{'label':<16}{'patients':>9}" + "".join(f"{m:>14}" for m in shown) + "  failures"]
     for one in summary.labels:
@@ -276,7 +278,8 @@ def in_words(summary: Summary) -> str:
     mean = summary.mean("dice")
     units = " and ".join(sorted({one.unit for one in summary.labels}))
     lines.append(f"mean Dice {'-' if mean is None else f'{mean:.3f}'}; distances in {units}")
-    return "\n".join([*lines, summary.policy])
+    width = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
+    return "\n".join([*lines, *textwrap.wrap(summary.policy, width)])
 
 
 def _summarise(label: str, rows: Sequence[ScoreRow]) -> LabelSummary:

@@ -14,6 +14,7 @@ from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.layout import listed
 from augmint.data.splits import check_leak
 from augmint.errors import AugmintError
+from augmint.evaluation.score import MEAN
 from augmint.study.draws import Draw, draws_of
 from augmint.study.spec import HELD_OUT, Study, Test
 
@@ -109,6 +110,7 @@ def plan_study(study: Study, base: Path) -> Plan:
     targets = [_target(test, study, parts, source) for test in study.tests]
     tested = {p for t in targets if t.part.name == source.name for p in t.patients or ()}
     everyone = _who_may_train(study, source, base, tested)
+    _check_label(study, source, targets)
     for target in targets:
         _check_names(target, source, everyone)
     units: dict[str, Unit] = {}
@@ -243,6 +245,22 @@ def _who_may_train(
         )
     check_leak(everyone, tested)
     return everyone
+
+
+def _check_label(study: Study, source: _Part, targets: Sequence[_Target]) -> None:
+    """Raises an AugmintError for an endpoint whose label will not be scored."""
+    end = study.endpoint
+    part = next((t.part for t in targets if t.name == end.test), source)
+    taught, known = (
+        [n for n, i in p.dataset.labels.items() if i in p.dataset.annotated] for p in (source, part)
+    )
+    scored = [name for name in known if name in taught]
+    if (end.label not in scored) if end.label != MEAN else not scored:
+        raise AugmintError(
+            f"endpoint: label {end.label!r} would have no score on test {end.test!r}; annotated "
+            f"there: {listed(known, 9)}; in {source.name}, which trains: {listed(taught, 9)}; name "
+            f"one that both have, or {MEAN} over them, or rename labels with label_map"
+        )
 
 
 def _check_names(target: _Target, source: _Part, everyone: Sequence[str]) -> None:

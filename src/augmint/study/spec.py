@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from augmint.errors import AugmintError
+from augmint.study.arms import faults_of_arms
+from augmint.study.reading import Kind, Place, StudyError, Words, read_as
 
 Metric = Literal["dice", "precision", "recall", "hd", "hd95", "assd", "surface_dice"]
 ALL: Literal["all"] = "all"
@@ -20,8 +23,6 @@ LATER = (
     "domains", "label_map", "arms_at_larger_sizes", "allow_same_names", "largest_component",
     "sliding",
 )  # fmt: skip
-
-
 # Fields of a segmenter that a study says in its own words.
 ELSEWHERE = {
     "augmentation": "a field of the arm",
@@ -29,18 +30,6 @@ ELSEWHERE = {
     "network": "one of the study's networks",
     "seed": "one of the study's seeds",
 }
-
-
-class StudyError(AugmintError):
-    """A fault of a study that more than one field has a part in.
-
-    Attributes:
-        place: The field that it is told of.
-    """
-
-    def __init__(self, place: tuple[str, ...], message: str) -> None:
-        super().__init__(message)
-        self.place = place
 
 
 class _Strict(BaseModel):
@@ -207,86 +196,46 @@ class Study(_Strict):
 
     @model_validator(mode="after")
     def _whole(self) -> Study:
+        faults = [*self._check_design(), *self._check_names(), *faults_of_arms(self)]
+        if faults:
+            raise StudyError(faults)
+        return self
+
+    def _check_design(self) -> Iterator[tuple[Place, str]]:
+        """Baseline, folds, draws and tests."""
         if self.baseline not in self.arms:
-            raise StudyError(
-                ("baseline",),
-                f"baseline {self.baseline!r} is no arm; arms: {', '.join(self.arms)}",
-            )
+            arms = ", ".join(self.arms)
+            yield ("baseline",), f"baseline {self.baseline!r} is no arm; arms: {arms}"
         if self.folds == 1:
-            raise StudyError(("folds",), "folds is 0 or at least 2")
+            yield ("folds",), "folds is 0 or at least 2"
         if not self.folds and not self.tests:
-            raise StudyError((), "a study needs tests, or folds")
+            yield (), "a study needs tests, or folds"
         if self.folds and self.draws > 1:
-            raise StudyError(
-                ("draws",), "folds are the draws of a cross-validation; leave draws at 1"
-            )
+            yield ("draws",), "folds are the draws of a cross-validation; leave draws at 1"
         if self.group is not None and not self.folds:
-            raise StudyError(
+            yield (
                 ("group",),
                 "group splits the results of folds, and there are none; write it into a test",
             )
-        self._check_names()
-        self._check_arms()
-        return self
 
-    def _check_names(self) -> None:
+    def _check_names(self) -> Iterator[tuple[Place, str]]:
         """Tests, endpoint and the arms of larger sizes."""
         tests = [HELD_OUT] * bool(self.folds) + [t.name for t in self.tests]
         if len(set(tests)) < len(tests):
-            raise StudyError(("tests",), f"tests share a name: {', '.join(tests)}")
-        if self.endpoint.test not in tests:
-            raise StudyError(
+            yield ("tests",), f"tests share a name: {', '.join(tests)}"
+        if tests and self.endpoint.test not in tests:
+            yield (
                 ("endpoint", "test"),
                 f"endpoint.test {self.endpoint.test!r} is no test; tests: {', '.join(tests)}",
             )
         chosen, field = self.arms_at_larger_sizes, ("arms_at_larger_sizes",)
         for name in chosen or ():
             if name not in self.arms:
-                raise StudyError(field, f"{name!r} is no arm; arms: {', '.join(self.arms)}")
-        if chosen is not None and self.baseline not in chosen:
-            raise StudyError(
-                field, f"lacks the baseline {self.baseline!r}, which all arms are compared with"
-            )
+                yield field, f"{name!r} is no arm; arms: {', '.join(self.arms)}"
+        if chosen is not None and self.baseline in {*self.arms} - {*chosen}:
+            yield field, f"lacks the baseline {self.baseline!r}, which all arms are compared with"
         if chosen is not None and len(self.sizes or ()) < 2:
-            raise StudyError(field, "there is one size only; leave it out, or give more sizes")
-
-    def _check_arms(self) -> None:
-        """Each arm can be trained with each network, as far as can be told without data."""
-        from augmint.methods import build_method
-        from augmint.presets import preset_named
-        from augmint.segment import segmenter_config
-        from augmint.segmentation.networks import SEGMENTERS
-
-        try:
-            preset = preset_named(self.preset)
-        except AugmintError as error:
-            raise StudyError(("preset",), str(error)) from error
-        for number, network in enumerate(self.networks):
-            if network not in SEGMENTERS:
-                raise StudyError(
-                    ("networks", str(number)),
-                    f"unknown network {network!r}; choose from {', '.join(SEGMENTERS)}",
-                )
-        for name in self.arms:
-            try:
-                arm = self.arm(name)
-            except ValueError as error:
-                raise StudyError(("arms", name), str(error)) from error
-            try:
-                if arm.synthetic is not None:
-                    build_method(arm.synthetic.method, arm.synthetic.settings)
-                for network in self.networks:
-                    config = segmenter_config(
-                        preset, self.dims or 2, 0, self.segmenter_settings(name, network)
-                    )
-                    step = SEGMENTERS[config.network].width_step
-                    if config.width % step:
-                        raise AugmintError(
-                            f"the width of {config.network} is a multiple of {step}, not "
-                            f"{config.width}; set segmenter_width"
-                        )
-            except AugmintError as error:
-                raise StudyError(("arms", name), str(error)) from error
+            yield field, "there is one size only; leave it out, or give more sizes"
 
     def segmenter_settings(self, name: str, network: str) -> dict[str, Any]:
         """Fields of `SegmenterConfig` that an arm is trained with; None keeps the preset's."""
@@ -340,64 +289,45 @@ def _outspoken(value: Any) -> Any:
     return {k: _outspoken(v) for k, v in value.items() if k not in LATER or v not in (None, False)}
 
 
+CALLED: dict[Kind, str] = {
+    Study: "a study", Arm: "an arm", Generator: "synthetic", Test: "a test",
+    Endpoint: "the endpoint",
+}  # fmt: skip
+
+
+def _belongs(kind: Kind, name: str, value: Any) -> str:
+    """Where a field goes that stands where it does not belong; empty where nothing has it."""
+    import yaml
+
+    from augmint.methods import METHODS
+    from augmint.segmentation.training import SegmenterConfig
+
+    def written(inside: Any) -> str:
+        return yaml.safe_dump(inside, default_flow_style=True, width=10**6).strip()
+
+    pair = written({name: value})
+    found = []
+    if name in ELSEWHERE:
+        found.append(f"{name} is {ELSEWHERE[name]}")
+    elif name in {f.name for f in fields(SegmenterConfig)}:
+        whose = "" if kind is Arm else " of an arm"
+        found.append(f"the segmenter's fields go under settings: {pair}{whose}")
+    if kind is Arm and name in Generator.model_fields:
+        found.append(f"the generator's fields go under synthetic: {pair}")
+    of_methods: set[str] = {f.name for method in METHODS.values() for f in fields(method)}
+    if kind in (Arm, Generator) and name in of_methods - set(ELSEWHERE):
+        whole = f"settings: {pair}" if kind is Generator else f"synthetic: {{settings: {pair}}}"
+        found.append(f"the method's fields go under {whole}")
+    owners = [c for k, c in CALLED.items() if k is not Generator and name in k.model_fields]
+    if owners and not found:
+        found.append(f"{' and '.join(owners)} has such a field")
+    return "; ".join(found)
+
+
 def read_study(path: Path | str) -> Study:
     """Read and check a study's YAML file.
 
     Raises:
-        AugmintError: naming the file, the line and the field.
+        AugmintError: naming the file, and line and field of each fault.
     """
-    import yaml
-
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
-    except OSError as error:
-        raise AugmintError(f"study {path} cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise AugmintError(f"study {path} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise AugmintError(f"study {path}: must map names to values")
-    try:
-        return Study.model_validate(_named_null(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = tuple(first["loc"])
-        what = first["msg"].removeprefix("Value error, ")
-        came = "" if not place or isinstance(first["input"], dict) else f", got {first['input']!r}"
-        raise AugmintError(f"{_where(path, root, place)}: {what}{came}") from error
-    except StudyError as error:
-        raise AugmintError(f"{_where(path, root, error.place)}: {error}") from error
-
-
-def _where(path: Path, root: Any, place: tuple[int | str, ...]) -> str:
-    field = ".".join(str(part) for part in place)
-    return f"study {path}, line {_line(root, place)}{f', field {field}' if field else ''}"
-
-
-def _named_null(value: Any) -> Any:
-    """YAML reads the key `null` as nothing; here it is the name of an arm or a field."""
-    if isinstance(value, dict):
-        return {"null" if k is None else k: _named_null(v) for k, v in value.items()}
-    return value
-
-
-def _line(node: Any, place: tuple[int | str, ...]) -> int:
-    """The line of a field, or of the nearest one that stands in the file."""
-    import yaml
-
-    line = 1 if node is None else node.start_mark.line + 1
-    for part in place:
-        if isinstance(node, yaml.MappingNode):
-            found = [(k, v) for k, v in node.value if k.value == str(part)]
-            if not found:
-                break
-            key, node = found[0]
-            line = key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return int(line)
+    return read_as(Study, Path(path), Words(CALLED, _belongs))
