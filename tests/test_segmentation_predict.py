@@ -214,3 +214,19 @@ def test_the_largest_part_of_a_case_is_found_across_its_slices():
     kept = every.clone()
     kept[flat] = 0
     assert torch.equal(predict_case([network], case, grid, largest_component=True), kept)
+
+
+class Background(torch.nn.Module):
+    """Almost sure of background everywhere."""
+
+    def forward(self, image):
+        return torch.cat([12 + 0 * image, image, -image], 1)
+
+
+@pytest.mark.parametrize("size", [(208, 174), (93, 71), (160, 154)])
+def test_no_specks_along_the_edge_of_the_window(size):
+    """Where the window ends, no class wins by the ringing of the way back."""
+    case = bright_case((*size, 2), (slice(14, 18), slice(14, 18), slice(None)))
+    grid = WorkingGrid(dims=2, canvas=(64, 64), window=(48, 48), spacing_mm=None, longest=64)
+    network = Segmenter(SegmenterSpec("unet", 2, 1, 3, 8), Background(), 1)
+    assert int(predict_case([network], case, grid).count_nonzero()) == 0

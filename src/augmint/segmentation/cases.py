@@ -49,10 +49,14 @@ def predict_case(
         ]
     ).mean(0)
     native = []
+    # Probabilities lie in [0, 1]; the way back clamps to [-1, 1] and pads with -1. The background
+    # goes there with its sign turned, so that outside the window it is sure: a class that fell to
+    # the pad's value at the edge would ring there, and leave specks.
+    sign = torch.ones(share.shape[1])
+    sign[0] = -1
+    sign = sign.reshape(-1, *[1] * (share.ndim - 2))
     for one in share:
-        # Probabilities lie in [0, 1]; the way back clamps and pads to [-1, 1].
-        back = grid.image_to_native(one * 2 - 1, case.grid)
-        # Outside the window every class is -1, and the first of equals is the background.
-        native.append(back.argmax(0))
+        back = grid.image_to_native((one * 2 - 1) * sign, case.grid)
+        native.append((back * sign).argmax(0))
     mask = torch.stack(native, case.grid.slice_axis) if by_slice else native[0]
     return keep_largest(mask) if largest_component else mask
