@@ -14,7 +14,6 @@ from typing import Any, Literal
 import numpy as np
 
 from augmint.data.layout import listed
-from augmint.errors import AugmintError
 from augmint.evaluation.bland_altman import (
     LEAST_FOR_LIMITS,
     Panel,
@@ -22,6 +21,7 @@ from augmint.evaluation.bland_altman import (
     plot_panels,
     remark_on_limits,
 )
+from augmint.evaluation.score import read_table
 from augmint.staging import write_text
 
 SCHEMA_VERSION = 1
@@ -138,14 +138,7 @@ def read_rows(path: Path) -> list[FunctionRow]:
     Raises:
         AugmintError: if the columns are not those of `cardiac.csv`.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise AugmintError(
-                f"{path}: columns {reader.fieldnames} are not those of cardiac.csv, "
-                f"{','.join(COLUMNS)}; give a file that augmint wrote"
-            )
-        return [_row_of(cells) for cells in reader]
+    return [_row_of(cells) for cells in read_table(path, COLUMNS, "cardiac.csv")]
 
 
 def _row_of(cells: Mapping[str, str]) -> FunctionRow:

@@ -227,14 +227,23 @@ def read_scores(path: Path) -> list[ScoreRow]:
     Raises:
         AugmintError: if the columns are not those of `scores.csv`.
     """
+    return [_row(cells) for cells in read_table(path, COLUMNS, "scores.csv")]
+
+
+def read_table(path: Path, columns: Sequence[str], name: str) -> list[dict[str, str]]:
+    """The rows of a CSV that must have exactly these columns.
+
+    Raises:
+        AugmintError: naming the file, if they are others.
+    """
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
+        if tuple(reader.fieldnames or ()) != tuple(columns):
             raise AugmintError(
-                f"{path}: columns {reader.fieldnames} are not those of scores.csv, "
-                f"{','.join(COLUMNS)}; give a file that augmint wrote"
+                f"{path}: columns {reader.fieldnames} are not those of {name}, "
+                f"{','.join(columns)}; give a file that augmint wrote"
             )
-        return [_row(cells) for cells in reader]
+        return list(reader)
 
 
 def per_patient(rows: Iterable[ScoreRow], metric: str) -> dict[tuple[str, str], float]:
