@@ -13,6 +13,7 @@ import torch
 
 from augmint.case import Case, Grid, Provenance
 from augmint.data.bids import list_bids
+from augmint.data.camus import is_camus, list_camus
 from augmint.data.datalist import check_splits, list_datalist
 from augmint.data.folders import find_folders, has_suffixed_masks, list_folders
 from augmint.data.images import read_image, read_mask
@@ -62,7 +63,7 @@ class Dataset:
     Attributes:
         root: Its folder.
         name: Its name.
-        layout: `nnunet`, `folders`, `decathlon`, `datalist` or `bids`.
+        layout: `nnunet`, `folders`, `decathlon`, `datalist`, `bids` or `camus`.
         items: Its cases, sorted by name.
         labels: Class name -> index, consecutive from background: 0, after the label map.
         annotated: Classes that an annotator looked for, background left out.
@@ -201,7 +202,8 @@ def open_dataset(
 ) -> Dataset:
     """Open a dataset by its layout; no image is read.
 
-    Recognised are nnU-Net raw, Medical Decathlon, MONAI datalists, BIDS, and paired folders.
+    Recognised are nnU-Net raw, Medical Decathlon, MONAI datalists, BIDS, CAMUS as published, and
+    paired folders.
 
     Args:
         path: A folder, or a dataset.json or datalist.
@@ -285,6 +287,8 @@ def list_cases(path: Path, split: str = "train") -> Listing:
         return list_nnunet(path, content, split)
     if datalist.is_file():
         return list_datalist(datalist, read_json(datalist), "datalist", split)
+    if is_camus(path):
+        return list_camus(path, split)
     if split != "train":
         raise AugmintError(f"{path}: this layout has no split {split!r}; open the other folder")
     if any(path.glob("sub-*/anat")) or any(path.glob("sub-*/ses-*/anat")):
@@ -293,8 +297,9 @@ def list_cases(path: Path, split: str = "train") -> Listing:
         return list_folders(path)
     raise AugmintError(
         f"{path}: not a dataset; looked for dataset.json with imagesTr (nnU-Net) or a training "
-        "list (Decathlon), datalist.json (MONAI), sub-*/anat (BIDS), images/ with masks/, labels/ "
-        "or annotations/, and files with a mask x_mask, x_seg or x_gt beside them"
+        "list (Decathlon), datalist.json (MONAI), sub-*/anat (BIDS), patientNNNN with "
+        "patientNNNN_2CH_ED (CAMUS), images/ with masks/, labels/ or annotations/, and files with "
+        "a mask x_mask, x_seg or x_gt beside them"
     )
 
 

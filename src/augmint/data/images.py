@@ -121,7 +121,8 @@ def read_affine(path: Path) -> np.ndarray | None:
         import nibabel
 
         header = nibabel.load(path)  # type: ignore[attr-defined]
-        return _fit_affine(header.affine, header.ndim)  # type: ignore[attr-defined]
+        affine = _fit_affine(header.affine, header.ndim)  # type: ignore[attr-defined]
+        return _turned(affine) if header.ndim == 2 else affine  # type: ignore[attr-defined]
     return _read(path, as_mask=True)[1] if ending in META else None
 
 

@@ -36,7 +36,7 @@ class Listing:
     Attributes:
         root: The folder that relative paths start from.
         name: The dataset's name.
-        layout: `nnunet`, `folders`, `decathlon`, `datalist` or `bids`.
+        layout: `nnunet`, `folders`, `decathlon`, `datalist`, `bids` or `camus`.
         found: The cases, sorted by name.
         labels: Label name to the value stored in the masks, background included; None where
             nobody named them: the masks must then be binary.

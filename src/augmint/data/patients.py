@@ -14,7 +14,7 @@ from augmint.errors import AugmintError
 
 BUILT_IN_RULES = {
     "sub-*": re.compile(r"^(sub-[A-Za-z0-9]+)"),
-    "patientNNN": re.compile(r"^(patient\d{3,4})(?!\d)"),
+    "patientNNN": re.compile(r"^((?:testing_)?patient\d{3,4})(?!\d)"),
     "SC-*-NN": re.compile(r"^(SC-[A-Z]+-(?:[A-Z]+-)?\d+)(?!\d)"),
 }
 APICAL_VIEW = re.compile(r"_(2CH|4CH)(?:_|$)")
