@@ -42,6 +42,8 @@ def planned(
     patients: str = "abcdef",
     test: str = "other",
     dice: Callable[[Key, str], float | None] = score,
+    hd: Callable[[Key, str], float | None] = lambda *_: None,
+    distances: str = "mm",
     tested: Callable[[int], str] | None = None,
     groups: dict[str, dict[str, str]] | None = None,
 ) -> tuple[Plan, list[str]]:
@@ -55,6 +57,8 @@ def planned(
         patients: Who test, a letter each.
         test: Its name.
         dice: Of a fit and patient; None where undefined.
+        hd: Likewise.
+        distances: Their unit.
         tested: Draw or fold -> its patients, where they differ.
         groups: Test -> patient -> group.
     """
@@ -72,7 +76,7 @@ def planned(
                 (folder / unit.folder).mkdir(parents=True)
                 rows = [
                     ScoreRow(
-                        p, p, "LV", dice(key, p), *[None] * 6, "mm",
+                        p, p, "LV", dice(key, p), None, None, hd(key, p), *[None] * 3, distances,
                         "both_empty" if dice(key, p) is None else "ok",
                     )
                     for p in (patients if tested is None else tested(draw))

@@ -107,6 +107,38 @@ def test_arms_are_compared_with_the_baseline_wherever_it_stands(tmp_path, errors
     assert better.p_holm == pytest.approx(better.difference.p)
 
 
+def test_the_widths_of_limits_are_compared_on_the_patients_of_both(tmp_path, errors):
+    errors["better", 0, 1]["c"] = None
+    errors["stack", 1, 1]["e"] = None
+    plan = made(tmp_path, errors)
+    found = measured(study_of(), plan, tmp_path)
+    assert found["stack", "ef"].ratio is None
+    kept = [p not in "ce" for p in PATIENTS]
+    width = {
+        a: np.array([[e for e, ok in zip(v.values(), kept) if ok]
+                     for (arm, _, _), v in errors.items() if arm == a]).std(1, ddof=1).mean()
+        for a in ("better", "stack")
+    }  # fmt: skip
+    ratio = found["better", "ef"].ratio
+    assert ratio.ratio == pytest.approx(width["better"] / width["stack"], abs=1e-3)
+    assert (ratio.patients, ratio.left_out) == (6, ("c", "e"))
+    place = found["stack", "ef"].place
+    blocks = function_blocks(list(found.values()), place, study_of(), "other", tmp_path)
+    texts = [content for kind, content in blocks if kind == "text"]
+    told = f"EF, better: limits {ratio.ratio:.2f} as wide as those of stack, on 6 patients"
+    assert any(text.startswith(told) for text in texts)
+    ((head, *rows),) = [content for kind, content in blocks if kind == "table"]
+    column = head.index("limits as wide as those of stack [95 %]")
+    cells = {row[0]: row[column : column + 2] for row in rows}
+    assert cells["better"] == [f"{ratio.ratio:.2f}", "6, 2 left out"]
+    assert cells["stack"] == ["", ""]
+    write_function(tmp_path, plan, list(found.values()), set(plan.units))
+    arms = {r["arm"]: r for r in csv.DictReader((tmp_path / "cardiac_arms.csv").open())}
+    assert float(arms["better"]["limits_ratio"]) == pytest.approx(ratio.ratio)
+    assert arms["better"]["limits_ratio_left_out"] == "2"
+    assert arms["stack"]["limits_ratio"] == ""
+
+
 def test_one_training_has_the_intervals_of_bland_and_altman(tmp_path, errors):
     one_fit = {k: v for k, v in errors.items() if k[1:] == (0, 0)}
     study = study_of(draws=1, seeds=[0])

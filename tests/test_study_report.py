@@ -100,3 +100,70 @@ def test_the_record_names_every_reading(tmp_path):
     _, text = written(tmp_path)
     assert "| now | other | 3 |" in text
     assert "read before under another protocol: other" in text
+
+
+def distance(key, patient):
+    """An HD that is beyond 20 mm in half of the patients, but for the arm `synthetic`."""
+    return 25.0 if patient in "abcdef" and key[0] != "synthetic" else 5.0
+
+
+def failing(folder, **more):
+    patients = "abcdefghijkl"
+    study = study_of(
+        endpoint={"test": "other", "metric": "failure"},
+        failure_hd=more.pop("failure_hd", 20),
+    )
+    return written(folder, study, patients=patients, hd=distance, **more)
+
+
+def test_failure_rates_stand_beside_the_other_figures(tmp_path):
+    conclusions, text = failing(tmp_path)
+    (told,) = [c for c in conclusions if " of synthetic " in c]
+    assert told.startswith(
+        "A benefit was shown: failure rate (HD above 20 mm; mean, other, 2 training patients, unet)"
+        " of synthetic is 0.5 below that of stack on 12 patients"
+    )
+    head = next(x for x in text.splitlines() if x.startswith("| arm | Dice mean"))
+    for column in ("HD mean", "HD LV", "HD95 LV", "failure rate mean", "failure rate LV"):
+        assert f"| {column} |" in head
+    line = next(x for x in text.splitlines() if x.startswith("| synthetic * | failure rate | mean"))
+    assert "| -0.5 |" in line
+    means = next(x for x in text.splitlines() if x.startswith("| synthetic | 0."))
+    cells = [c.strip() for c in means.split("|")]
+    column = [c.strip() for c in head.split("|")].index("failure rate mean")
+    assert cells[column] == "0.000"  # an interval without width would be no certainty
+    rows = {(r["arm"], r["metric"], r["label"]): r for r in rows_of(tmp_path)}
+    one, null = (rows[arm, "failure", "mean"] for arm in ("synthetic", "null"))
+    assert (float(one["mean"]), float(one["baseline_mean"])) == (0, 0.5)
+    # Six of six patients are better: the signs of six coins.
+    assert float(one["p"]) == pytest.approx(2 / 2**6)
+    assert float(one["low_95"]) < -0.5 < float(one["high_95"]) < 0
+    assert (float(null["difference"]), float(null["p"])) == (0, 1)
+    assert float(null["high_95"]) == pytest.approx(1 - 0.025 ** (1 / 12))
+    assert null["smallest_detectable"] == ""
+    assert "nan" not in text
+
+
+def test_the_limit_is_that_of_the_study(tmp_path):
+    _, text = failing(tmp_path, failure_hd=30)
+    assert "HD above 30 mm" in text
+    rows = [r for r in rows_of(tmp_path) if r["metric"] == "failure"]
+    assert {float(r["mean"]) for r in rows} == {0}
+
+
+def test_in_pixels_there_is_no_usual_limit(tmp_path):
+    _, text = written(tmp_path, hd=distance, distances="px")
+    assert "failure rates are not told. Set failure_hd" in text
+    assert "failure rate mean" not in text
+    assert not [r for r in rows_of(tmp_path) if r["metric"] == "failure"]
+    _, text = written(tmp_path / "set", study_of(failure_hd=20), hd=distance, distances="px")
+    assert "HD above 20 px" in text
+    assert "failure rate mean" in text
+
+
+def test_groups_are_split_by_failures_too(tmp_path):
+    groups = {"other": {p: "low" if p in "abc" else "high" for p in "abcdefghijkl"}}
+    _, text = failing(tmp_path, groups=groups)
+    (line,) = [x for x in text.splitlines() if x.startswith("| synthetic | failure rate | low")]
+    # Three patients, all better: three coins.
+    assert "| 3 | -1 | [-1, +" in line

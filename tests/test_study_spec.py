@@ -58,6 +58,8 @@ def test_what_stands_in_the_file_is_what_comes(tmp_path):
 
 def test_the_protocol_has_a_hash_that_changes_with_it(tmp_path):
     one = read_study(write(tmp_path, GOOD)).hash
+    assert read_study(write(tmp_path, GOOD + "failure_hd: null\n")).hash == one
+    assert read_study(write(tmp_path, GOOD + "failure_hd: 20\n")).hash != one
     assert read_study(write(tmp_path, GOOD + "# a remark\n")).hash == one
     assert read_study(write(tmp_path, GOOD.replace("draws: 2", "draws: 3"))).hash != one
 
@@ -82,6 +84,13 @@ def test_the_protocol_has_a_hash_that_changes_with_it(tmp_path):
         ),
         ("like: stack,", "", 11, "field arms.null: arm 'null' is null, but like no other"),
         ("test: same scanner}", "test: other}", 23, "endpoint.test 'other' is no test"),
+        (
+            "test: same scanner}",
+            "test: same scanner, metric: failure}",
+            23,
+            "field endpoint.metric: an endpoint of failure needs failure_hd",
+        ),
+        ("draws: 2", "failure_hd: 0", 4, "field failure_hd: .*greater than 0, got 0"),
         ("seeds: [0, 1]", "networks: [vnet]", 24, "unknown network 'vnet'"),
         ("seeds: [0, 1]", "folds: 1", 24, "folds is 0 or at least 2"),
         ("seeds: [0, 1]", "preset: huge", 24, "unknown preset 'huge'"),

@@ -87,8 +87,10 @@ def conclude(
         return f"{text}; one model an arm cannot tell a method from the luck of its seed."
     if size.patients == 1:
         return f"{text}; one patient cannot speak for others."
-    smallest = minimum_detectable_effect(difference.components, size, alpha=ALPHA / family)
     limit = "this speaks of one draw of training patients only, and " if size.draws == 1 else ""
+    if difference.minimum_detectable is None:
+        return f"{text}; {limit}nothing varied, so that no smallest effect can be told."
+    smallest = minimum_detectable_effect(difference.components, size, alpha=ALPHA / family)
     return (
         f"{text}; {limit}the smallest effect that this study finds with 80 % power is "
         f"{smallest:.3g}."

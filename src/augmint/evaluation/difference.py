@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -35,7 +35,8 @@ class Difference:
         baseline_mean: Of the patients compared.
         seed_noise: Standard deviation of an arm's mean from seed to seed within a draw, both arms
             pooled; None with one seed.
-        minimum_detectable: Smallest effect that such a study finds with 80 % power at 0.05.
+        minimum_detectable: Smallest effect that such a study finds with 80 % power at 0.05; None
+            where nothing can be tested, and of rates that do not vary.
         components: Estimated variances.
         size: What was compared.
         left_out: Patients for whom a fit of either arm is undefined.
@@ -129,6 +130,7 @@ def group_differences(
     groups: Mapping[str, str],
     *,
     lower_is_better: bool = False,
+    compare: Callable[[Measurements, Measurements], Difference] | None = None,
 ) -> Groups:
     """Splits the difference by a column of cases.csv.
 
@@ -137,6 +139,7 @@ def group_differences(
         baseline: What it is held against.
         groups: Patient to group.
         lower_is_better: As for distances.
+        compare: How the two are compared within a group, `paired_difference` by default.
 
     Raises:
         AugmintError: if a patient has no group, or as `paired_difference`.
@@ -151,7 +154,7 @@ def group_differences(
         members[groups[patient]].append(patient)
     check_alike("patients", arm.patients, baseline.patients)
     found = {
-        group: paired_difference(arm.of_patients(chosen), baseline.of_patients(chosen))
+        group: (compare or paired_difference)(arm.of_patients(chosen), baseline.of_patients(chosen))
         for group, chosen in sorted(members.items())
     }
     sign = -1 if lower_is_better else 1
@@ -164,7 +167,7 @@ def group_differences(
 
 def _patient_tests(ours: np.ndarray, theirs: np.ndarray) -> tuple[float | None, float | None]:
     """Wilcoxon's and Welch's p-values over patients' means, (patients) each."""
-    from scipy.stats import ttest_ind, wilcoxon
+    from scipy.stats import ttest_ind_from_stats, wilcoxon
 
     if len(ours) < 2:
         return None, None
@@ -172,4 +175,5 @@ def _patient_tests(ours: np.ndarray, theirs: np.ndarray) -> tuple[float | None, 
     signed = float(wilcoxon(apart).pvalue) if apart.any() else 1.0
     if ours.var() == 0 and theirs.var() == 0:
         return signed, None
-    return signed, float(ttest_ind(ours, theirs, equal_var=False).pvalue)
+    moments = [f for one in (ours, theirs) for f in (one.mean(), one.std(ddof=1), len(one))]
+    return signed, float(ttest_ind_from_stats(*moments, equal_var=False).pvalue)

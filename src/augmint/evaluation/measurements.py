@@ -11,7 +11,7 @@ from augmint.errors import AugmintError
 from augmint.evaluation.metrics import METRICS
 from augmint.evaluation.score import MEAN, ScoreRow, per_patient
 
-LOWER_IS_BETTER = frozenset({"hd", "hd95", "assd"})
+LOWER_IS_BETTER = frozenset({"hd", "hd95", "assd", "failure"})
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -246,14 +247,21 @@ def read_table(path: Path, columns: Sequence[str], name: str) -> list[dict[str, 
         return list(reader)
 
 
-def per_patient(rows: Iterable[ScoreRow], metric: str) -> dict[tuple[str, str], float]:
+def per_patient(
+    rows: Iterable[ScoreRow], metric: str | Callable[[ScoreRow], float | None]
+) -> dict[tuple[str, str], float]:
     """(patient, label) -> mean over the patient's cases, and the mean over labels as `mean`.
 
     What is undefined is left out, and so is a patient or label with nothing defined.
+
+    Args:
+        rows: Of all cases.
+        metric: One of `METRICS`, or what derives a figure from a row.
     """
+    figure = attrgetter(metric) if isinstance(metric, str) else metric
     values: dict[tuple[str, str], list[float]] = defaultdict(list)
     for row in rows:
-        value = getattr(row, metric)
+        value = figure(row)
         if value is not None:
             values[(row.patient, row.label)].append(value)
     means = {key: float(np.mean(found)) for key, found in values.items()}

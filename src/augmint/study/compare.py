@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from augmint.evaluation.failure import FAILURE, rate_difference
 from augmint.evaluation.statistics import (
     LOWER_IS_BETTER,
     Difference,
@@ -30,7 +31,8 @@ METHOD = (
     "and noise finds with 80 % power. Means carry 95 % bootstrap intervals over draws, seeds and "
     "patients. A null arm is the baseline under other seeds: what it gains is noise. Where fits "
     "are missing, an arm and the baseline are compared on the largest full grid of draws and seeds "
-    "that have finished in both."
+    "that have finished in both. p of a failure rate is not below that of a permutation of the "
+    "patients' signs, since few patients fail."
 )
 METHOD_OF_FOLDS = (
     " Each patient is tested in the one fold that did not train on it; folds are pooled, and the "
@@ -46,7 +48,7 @@ class Comparison:
         place: Test, size and network.
         arm: Name.
         baseline: Name.
-        metric: Column of `scores.csv`.
+        metric: Column of `scores.csv`, or `failure`.
         label: Name, or `mean`.
         primary: Whether this is the study's endpoint.
         patients: How many count.
@@ -157,7 +159,7 @@ def compare_all(
                 pair = _pair(study, table, metric, label, arm)
                 if pair is None:
                     continue
-                found = paired_difference(*pair)
+                found = _compare_by(metric)(*pair)
                 rows.append((_row(study, table.place, arm, metric, label, found), found))
                 known = groups.get(table.place.test)
                 if known and metric == study.endpoint.metric and label == "mean":
@@ -168,6 +170,10 @@ def compare_all(
     method = METHOD + (METHOD_OF_FOLDS if study.folds else "")
     notes = {table.place: _notes(study, table) for table in tables}
     return Comparisons(tuple(corrected), tuple(split), intervals, sentences, method, notes)
+
+
+def _compare_by(metric: str) -> Callable[[Measurements, Measurements], Difference]:
+    return rate_difference if metric == FAILURE else paired_difference
 
 
 def _measured(
@@ -226,6 +232,8 @@ def measurements_of(
 
 def _mean_in_words(measured: Measurements) -> str:
     figures = measured.figures[..., np.isfinite(measured.figures).all((0, 1))]
+    if np.ptp(figures) == 0:  # as where nobody fails: no width is not certainty
+        return f"{figures.mean():.3f}"
     low, high = bootstrap_interval(figures, resamples=2000, rng=np.random.default_rng(0))
     return f"{figures.mean():.3f} [{low:.3f}, {high:.3f}]"
 
@@ -258,7 +266,7 @@ def _split(
     found = group_differences(
         measured.of_patients(shared), baseline.of_patients(shared),
         {p: known.get(p, "not stated") for p in shared},
-        lower_is_better=metric in LOWER_IS_BETTER,
+        lower_is_better=metric in LOWER_IS_BETTER, compare=_compare_by(metric),
     )  # fmt: skip
     rows = []
     for group, d in found.differences.items():
@@ -301,10 +309,7 @@ def _conclusions(
     family = sum(r.p_holm is not None for r in primary.values())
     sentences = []
     for table in (t for t in tables if t.place.test == end.test):
-        figure = (
-            f"{end.metric} ({end.label}, {end.test}, {table.place.size} training patients, "
-            f"{table.place.network})"
-        )
+        figure = _figure(table, end.metric, end.label)
         for arm in table.finished:
             if arm == study.baseline:
                 continue
@@ -323,6 +328,15 @@ def _conclusions(
             lacking = left_out(study, table.place, table.kept(arm, study.baseline))
             sentences.append(f"{sentence} {lacking}".strip())
     return tuple(sentences) or ("The primary endpoint was not reached: see what is missing.",)
+
+
+def _figure(table: Table, metric: str, label: str) -> str:
+    """A figure in a sentence, and where it stands."""
+    place = table.place
+    where = f"{label}, {place.test}, {place.size} training patients, {place.network}"
+    if metric == FAILURE and table.failure_hd is not None:
+        return f"failure rate (HD above {table.failure_hd:g} {table.units}; {where})"
+    return f"{metric} ({where})"
 
 
 def _why_not(table: Table, arm: str, study: Study) -> str:

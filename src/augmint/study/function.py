@@ -21,6 +21,7 @@ from augmint.evaluation.function import (
     policy_of,
     read_rows,
 )
+from augmint.evaluation.limits_ratio import LimitsRatio, limits_ratio, ratio_in_words
 from augmint.evaluation.statistics import (
     Difference,
     Measurements,
@@ -43,6 +44,8 @@ FUNCTION_METHOD = (
     "draw) and patients as crossed random samples, like all tests here; p, Holm: corrected over "
     "all differences in MAE. The intervals of the limits speak of other patients, not of other "
     "trainings: `all trainings` spans from the lowest lower to the highest upper limit of any. "
+    "The interval of the ratio of two arms' limits is a bootstrap of patients, the same ones in "
+    "both arms, each with all of its trainings: it, too, speaks of other patients only. "
     "Those patients count who were measured after every training of an arm; arm and baseline are "
     "compared after the trainings that have finished in both. A failed prediction "
     "has no EF, so an arm that fails on hard hearts looks better than it is: read its errors "
@@ -74,6 +77,7 @@ class ArmFunction:
         mae_interval: 95 %, over draws, seeds and patients.
         difference: In mean absolute error from the baseline; None for the baseline itself.
         p_holm: Of the difference, corrected.
+        ratio: Of the limits' width to the baseline's; None for the baseline itself.
         notes: What missing trainings take from these figures.
     """
 
@@ -93,6 +97,7 @@ class ArmFunction:
     mae_interval: tuple[float, float] | None = None
     difference: Difference | None = None
     p_holm: float | None = None
+    ratio: LimitsRatio | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -184,10 +189,10 @@ def _place(study: Study, fits: _Fits) -> list[ArmFunction]:
                 one = _agreement(one, error, np.array([truth[p] for p in patients]))
             if arm != study.baseline:
                 pair = fits.kept(arm, study.baseline)
-                both = (
+                both = [
                     _errors(study, a, fits, figure, patients, pair) for a in (arm, study.baseline)
-                )
-                one = replace(one, difference=_difference(*both))
+                ]
+                one = _beside(one, *both)
             result.append(one)
     return result
 
@@ -247,14 +252,18 @@ def _agreement(one: ArmFunction, error: Measurements, truth: np.ndarray) -> ArmF
     )
 
 
-def _difference(error: Measurements | None, baseline: Measurements | None) -> Difference | None:
-    """In mean absolute error, on the patients that both arms measured; None where there is none."""
+def _beside(
+    one: ArmFunction, error: Measurements | None, baseline: Measurements | None
+) -> ArmFunction:
+    """An arm held against the baseline on the patients that both measured, if there are any."""
     if error is None or baseline is None:
-        return None
+        return one
     if not np.isfinite(error.figures + baseline.figures).all((0, 1)).any():
-        return None
+        return one
     ours, theirs = (replace(m, figures=np.abs(m.figures)) for m in (error, baseline))
-    return paired_difference(ours, theirs)
+    return replace(
+        one, difference=paired_difference(ours, theirs), ratio=limits_ratio(error, baseline)
+    )
 
 
 def function_blocks(
@@ -276,6 +285,11 @@ def function_blocks(
         ("heading", f"Cardiac function: {title}"),
         ("note", f"LV by {here[0].method}"),
         ("table", _table(here, study)),
+        *(
+            ("text", ratio_in_words(one.ratio, arm=one.arm, baseline=study.baseline, what="EF"))
+            for one in here
+            if one.figure == "ef" and one.ratio is not None
+        ),
         # The same for each figure of an arm.
         *(("note", line) for line in dict.fromkeys(line for one in here for line in one.notes)),
     ]
@@ -301,7 +315,8 @@ def function_blocks(
 def _table(here: Sequence[ArmFunction], study: Study) -> list[list[str]]:
     rows = [[
         "arm", "figure", "patients", "failed", "bias [95 %]", "lower limit [95 %]",
-        "upper limit [95 %]", "all trainings", "MAE [95 %]",
+        "upper limit [95 %]", "all trainings",
+        f"limits as wide as those of {study.baseline} [95 %]", "patients for both", "MAE [95 %]",
         f"MAE less that of {study.baseline} [95 %]", "p, Holm",
     ]]  # fmt: skip
     for one in here:
@@ -312,10 +327,12 @@ def _table(here: Sequence[ArmFunction], study: Study) -> list[list[str]]:
                 _with(a.upper, a.upper_interval), f"{one.lowest:.1f} to {one.highest:.1f}",
             ]  # fmt: skip
         unit = "EF, points" if one.figure == "ef" else f"{NAMES[one.figure]}, ml"
-        d = one.difference
+        d, ratio = one.difference, ["", ""]
+        if (r := one.ratio) is not None:
+            ratio = [f"{r.ratio:.2f}{r.bracket}", f"{r.patients}, {len(r.left_out)} left out"]
         rows.append([
             one.arm, unit, str(len(one.patients)), f"{one.failed} of {one.predictions}", *cells,
-            "" if one.mae is None else _with(one.mae, one.mae_interval),
+            *ratio, "" if one.mae is None else _with(one.mae, one.mae_interval),
             "" if d is None else _with(d.estimate, d.interval, "+"),
             "" if one.p_holm is None else f"{one.p_holm:.3f}" if one.p_holm >= 0.001 else "<0.001",
         ])  # fmt: skip
@@ -354,7 +371,9 @@ ARM_COLUMNS = (
     "failed", "bias", "bias_low_95", "bias_high_95", "sd", "lower_limit", "lower_limit_low_95",
     "lower_limit_high_95", "upper_limit", "upper_limit_low_95", "upper_limit_high_95",
     "lowest_limit", "highest_limit", "mae", "mae_low_95", "mae_high_95", "mae_difference",
-    "mae_difference_low_95", "mae_difference_high_95", "p", "p_holm",
+    "mae_difference_low_95", "mae_difference_high_95", "p", "p_holm", "limits_ratio",
+    "limits_ratio_low_95", "limits_ratio_high_95", "limits_ratio_patients",
+    "limits_ratio_left_out",
 )  # fmt: skip
 
 
@@ -368,9 +387,12 @@ def _cells(one: ArmFunction) -> list[Any]:
     difference: list[Any] = [None] * 4
     if d is not None:
         difference = [d.estimate, *(d.interval or (None, None)), d.p]
+    ratio: list[Any] = [None] * 5
+    if (r := one.ratio) is not None:
+        ratio = [r.ratio, *(r.interval or (None, None)), r.patients, len(r.left_out)]
     return [
         one.place.test, one.place.size, one.place.network, one.arm, one.figure,
         "points" if one.figure == "ef" else "ml", len(one.patients), one.predictions,
         one.failed, *agreement, one.lowest, one.highest, one.mae,
-        *(one.mae_interval or (None, None)), *difference, one.p_holm,
+        *(one.mae_interval or (None, None)), *difference, one.p_holm, *ratio,
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from augmint.evaluation.failure import failure_in_words
 from augmint.evaluation.metrics import POLICY
 from augmint.evaluation.score import MEAN
 from augmint.report import STYLE
@@ -33,11 +34,11 @@ from augmint.study.spec import Study
 if TYPE_CHECKING:
     from augmint.study.run import Outcome
 
-METRICS = ("dice", "precision", "recall", "hd", "hd95", "assd", "surface_dice")
-SHOWN = ("dice", "hd95", "assd")
+METRICS = ("dice", "precision", "recall", "hd", "hd95", "assd", "surface_dice", "failure")
+SHOWN = ("dice", "hd", "hd95", "assd", "failure")
 NAMES = {
     "dice": "Dice", "precision": "precision", "recall": "recall", "hd": "HD", "hd95": "HD95",
-    "assd": "ASSD", "surface_dice": "surface Dice",
+    "assd": "ASSD", "surface_dice": "surface Dice", "failure": "failure rate",
 }  # fmt: skip
 
 
@@ -56,7 +57,7 @@ def write_study_report(
         The conclusions, a sentence for each arm.
     """
     done = [key for key, outcome in outcomes.items() if outcome.status == "done"]
-    tables = collect(plan, folder, list(study.arms), METRICS, done)
+    tables = collect(plan, folder, list(study.arms), METRICS, done, failure_hd=study.failure_hd)
     _write_scores(folder, plan, set(done))
     found = compare_all(study, tables, plan.groups)
     _write_comparisons(folder / "comparisons.csv", found)
@@ -117,6 +118,7 @@ def _place_blocks(study: Study, table: Table, found: Comparisons) -> list[Block]
     blocks: list[Block] = [
         ("heading", _title(table.place)),
         ("note", f"{POLICY} Distances in {table.units}."),
+        ("note", failure_in_words(table.failure_hd, table.units)),
         ("table", _means_table(study, table, found)),
         *(("note", line) for line in found.notes[table.place]),
     ]
@@ -192,16 +194,13 @@ def _title(place: Place) -> str:
 
 
 def _means_table(study: Study, table: Table, found: Comparisons) -> list[list[str]]:
-    head = ["arm"] + [f"{NAMES[m]} {label}" for m in SHOWN for label in (MEAN, *table.labels)]
-    rows = [[*head, "failures", "empty"]]
+    shown = [(m, n) for m in SHOWN for n in (MEAN, *table.labels) if (m, n) in table.figures]
+    head = ["arm", *(f"{NAMES[metric]} {label}" for metric, label in shown)]
+    rows = [[*head, "missed or false positive", "empty"]]
     for arm in study.arms:
         if arm not in table.judged:
             continue
-        cells = [
-            found.interval(table.place, arm, metric, label)
-            for metric in SHOWN
-            for label in (MEAN, *table.labels)
-        ]
+        cells = [found.interval(table.place, arm, *one) for one in shown]
         rows.append([
             arm, *cells, f"{table.failures[arm]} of {table.judged[arm]}", str(table.empty[arm]),
         ])  # fmt: skip

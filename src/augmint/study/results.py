@@ -7,12 +7,14 @@ import io
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from augmint.data.layout import listed
+from augmint.evaluation.failure import FAILURE, failure_above, failure_of
 from augmint.evaluation.score import MEAN, ScoreRow, per_patient, read_scores
 from augmint.staging import write_text
 from augmint.study.plan import Cell, Plan
@@ -158,6 +160,7 @@ class Table:
         units: Metric -> unit of the distances.
         labels: Names, in the order of the dataset.
         finished: Planned arm -> its finished fits.
+        failure_hd: HD above which a label has failed, in `units`; None: `failure` has no figures.
     """
 
     place: Place
@@ -171,6 +174,7 @@ class Table:
     units: str
     labels: tuple[str, ...]
     finished: Mapping[str, frozenset[Fit]]
+    failure_hd: float | None = None
 
     def kept(self, *arms: str) -> Kept:
         """The fits that figures of these arms together stand on; see `keep_fits`."""
@@ -178,7 +182,13 @@ class Table:
 
 
 def collect(
-    plan: Plan, folder: Path, arms: Sequence[str], metrics: Sequence[str], done: Iterable[str]
+    plan: Plan,
+    folder: Path,
+    arms: Sequence[str],
+    metrics: Sequence[str],
+    done: Iterable[str],
+    *,
+    failure_hd: float | None = None,
 ) -> tuple[Table, ...]:
     """One table for each test, size and network that has finished evaluations.
 
@@ -189,8 +199,9 @@ def collect(
         plan: The study's plan.
         folder: The study's folder.
         arms: Names, in the order of the study.
-        metrics: Columns of `scores.csv`.
+        metrics: Columns of `scores.csv`, and `failure`, which is derived from them.
         done: Keys of the finished units.
+        failure_hd: HD above which a label has failed; see `failure_above`.
     """
     places: dict[Place, list[Cell]] = defaultdict(list)
     for cell in plan.cells:
@@ -200,7 +211,7 @@ def collect(
         for unit in {c.unit for c in plan.cells}.intersection(done)
     }
     return tuple(
-        _table(place, cells, arms, metrics, files)
+        _table(place, cells, arms, metrics, files, failure_hd)
         for place, cells in places.items()
         if any(c.unit in files for c in cells)
     )
@@ -212,6 +223,7 @@ def _table(
     arms: Sequence[str],
     metrics: Sequence[str],
     files: Mapping[str, Sequence[ScoreRow]],
+    failure_hd: float | None,
 ) -> Table:
     draws, seeds = sorted({c.draw for c in cells}), sorted({c.seed for c in cells})
     runs = {(c.arm, c.draw, c.seed): files[c.unit] for c in cells if c.unit in files}
@@ -222,6 +234,9 @@ def _table(
     }
     present = [arm for arm, fits in finished.items() if fits]
     rows = [row for found in runs.values() for row in found]
+    units = rows[0].unit if rows else "px"
+    limit = failure_above(failure_hd, units)
+    metrics = [m for m in metrics if m != FAILURE or limit is not None]
     patients = tuple(sorted({r.patient for r in rows}))
     labels = tuple(dict.fromkeys(r.label for r in rows))
     number = {p: i for i, p in enumerate(patients)}
@@ -233,7 +248,8 @@ def _table(
     for (arm, draw, seed), found in runs.items():
         i, j = draws.index(draw), seeds.index(seed)
         for metric in metrics:
-            for (patient, label), value in per_patient(found, metric).items():
+            figure = partial(failure_of, asked=limit) if metric == FAILURE else metric
+            for (patient, label), value in per_patient(found, figure).items():
                 figures[(metric, label)][arm][i, j, number[patient]] = value
     status: dict[str, list[str]] = {}
     for arm in present:
@@ -244,7 +260,7 @@ def _table(
         {a: s.count("missed") + s.count("false_positive") for a, s in status.items()},
         {a: len(s) for a, s in status.items()},
         {a: s.count("both_empty") for a, s in status.items()},
-        rows[0].unit if rows else "px", labels, finished,
+        units, labels, finished, limit,
     )  # fmt: skip
 
 

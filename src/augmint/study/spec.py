@@ -14,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from augmint.study.arms import faults_of_arms
 from augmint.study.reading import Kind, Place, StudyError, Words, read_as
 
-Metric = Literal["dice", "precision", "recall", "hd", "hd95", "assd", "surface_dice"]
+Metric = Literal["dice", "precision", "recall", "hd", "hd95", "assd", "surface_dice", "failure"]
 ALL: Literal["all"] = "all"
 Size = Literal["all"] | float
 LabelMap = dict[str, str | None]
 # Fields that came later: where they say nothing, a protocol keeps the hash it had before them.
 LATER = (
     "domains", "label_map", "arms_at_larger_sizes", "allow_same_names", "largest_component",
-    "sliding",
+    "sliding", "failure_hd",
 )  # fmt: skip
 # Fields of a segmenter that a study says in its own words.
 ELSEWHERE = {
@@ -118,7 +118,7 @@ class Endpoint(_Strict):
 
     Attributes:
         test: Name of a test.
-        metric: Of `scores.csv`.
+        metric: Of `scores.csv`, or `failure`: the share of cases that failed, see `failure_hd`.
         label: Name of a label, or `mean` over all.
     """
 
@@ -155,6 +155,8 @@ class Study(_Strict):
         segmenter_steps: Of every arm, instead of the preset's.
         segmenter_width: Of every arm, instead of the preset's.
         tolerance: Of the surface Dice.
+        failure_hd: Hausdorff distance above which a label has failed, in the unit of the distances;
+            20 mm by default, none for pixels. Needed where the endpoint is `failure`.
     """
 
     name: str
@@ -179,6 +181,7 @@ class Study(_Strict):
     segmenter_steps: int | None = Field(None, ge=1)
     segmenter_width: int | None = Field(None, ge=1)
     tolerance: float = Field(2.0, ge=0)
+    failure_hd: float | None = Field(None, gt=0, allow_inf_nan=False)
 
     @field_validator("arms_at_larger_sizes", mode="before")
     @classmethod
@@ -227,6 +230,12 @@ class Study(_Strict):
             yield (
                 ("endpoint", "test"),
                 f"endpoint.test {self.endpoint.test!r} is no test; tests: {', '.join(tests)}",
+            )
+        if self.endpoint.metric == "failure" and self.failure_hd is None:
+            yield (
+                ("endpoint", "metric"),
+                "an endpoint of failure needs failure_hd, the Hausdorff distance above which a "
+                "label has failed, such as failure_hd: 20 where distances are in mm",
             )
         chosen, field = self.arms_at_larger_sizes, ("arms_at_larger_sizes",)
         for name in chosen or ():
