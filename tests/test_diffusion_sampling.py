@@ -308,23 +308,23 @@ def test_generators_differ_by_every_part_of_their_key():
 def test_jobs_come_back_in_order_from_padded_batches_read_lazily():
     sizes, read = [], []
 
-    def run(noise, condition):
-        sizes.append(len(noise))
-        return noise + condition
+    def run(batch):
+        sizes.append(len(batch))
+        return torch.stack([job.noise + job.given for job in batch])
 
     def jobs():
         for i in range(7):
             read.append(i)
-            yield Job(torch.full((1, 2), float(i)), torch.ones(1, 2), key=i)
+            yield Job(torch.full((1, 2), float(i)), torch.ones(1, 2), key=(i,))
 
     stream = sample_jobs(jobs(), run, batch_size=3)
     job, image = next(stream)
     assert read == [0, 1, 2]
     rest = list(stream)
-    assert [job.key, *(j.key for j, _ in rest)] == list(range(7))
-    assert all(float(i[0, 0]) == j.key + 1 for j, i in [(job, image), *rest])
+    assert [job.key, *(j.key for j, _ in rest)] == [(i,) for i in range(7)]
+    assert all(float(i[0, 0]) == j.key[0] + 1 for j, i in [(job, image), *rest])
     assert sizes == [3, 3, 3]
 
 
 def test_no_jobs_no_evaluations():
-    assert list(sample_jobs([], lambda n, c: pytest.fail("ran"), batch_size=3)) == []
+    assert list(sample_jobs([], lambda jobs: pytest.fail("ran"), batch_size=3)) == []

@@ -154,6 +154,7 @@ class Case:
         domain: Vendor, centre or view: what a shift is measured across.
         text: (modality, organ, finding, ...), may be empty.
         provenance: None for a real case.
+        frame: On a working canvas, its centred part that the stored frame covers; None for all.
     """
 
     image: Tensor
@@ -166,6 +167,7 @@ class Case:
     domain: str = ""
     text: tuple[str, ...] = ()
     provenance: Provenance | None = None
+    frame: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         spatial = tuple(self.image.shape[1:])

@@ -105,13 +105,16 @@ def drawer(spec: NetworkSpec, pool: Pool, unlabelled: Pool | None = None) -> Any
     images = torch.cat([p.images for p in pools]) if len(pools) > 1 else pool.images
     masks = torch.cat([p.masks for p in pools]) if len(pools) > 1 else pool.masks
     positions = torch.cat([p.positions for p in pools])
+    names = [name for p in pools for name in p.case_ids]
 
     def draw(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor | None]:
         index = torch.randint(len(images), (count,), generator=generator)
         chosen = masks[index].long()
         bare = (chosen == 255).flatten(1).all(1)
         chosen[bare] = 0
-        samples = Samples(images[index].float(), chosen, positions[index])
+        samples = Samples(
+            images[index].float(), chosen, positions[index], tuple(names[i] for i in index.tolist())
+        )
         target, condition = spec.example(samples, generator)
         if condition is not None:
             # An unlabelled image is shown without its condition, as guidance does.

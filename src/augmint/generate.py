@@ -370,7 +370,10 @@ def write_case(
     Returns:
         The row of the manifest.
     """
-    native = fitted.facts.grid.to_native(new, source.grid)
+    # A method may know better than the grid what lies between the working pixels.
+    restore = getattr(fitted.method, "to_native", None)
+    grid = fitted.facts.grid
+    native = restore(new, source, grid) if restore else grid.to_native(new, source.grid)
     stored = source.intensity.to_stored(native.image)
     # The gate judges what a reader of the files will see: rounded to the stored type.
     written = replace(native, image=source.intensity.to_unit(stored))
@@ -392,8 +395,8 @@ def write_case(
         path = target / "imagesTr" / f"{new.case_id}_{number:04d}{ending}"
         write_image(path, part, source.grid)
     write_mask(target / "labelsTr" / f"{new.case_id}{ending}", native.mask.numpy(), source.grid)
-    assert new.provenance is not None
-    origin = dataclasses.asdict(new.provenance)
+    assert native.provenance is not None
+    origin = dataclasses.asdict(native.provenance)
     details = origin.pop("details")
     return {
         "case": new.case_id,

@@ -263,15 +263,15 @@ def follow_energy(gradient: Callable[[Tensor, float], Tensor], scale: float) -> 
 
 @dataclass(frozen=True)
 class Job:
-    """One image to sample: its noise (C, *spatial), its condition (K, *spatial), its name."""
+    """One image to sample: its noise (C, *spatial), what is given of it (K, *spatial), its name."""
 
     noise: Tensor
-    condition: Tensor
-    key: object = None
+    given: Tensor
+    key: tuple[object, ...] = ()
 
 
 def sample_jobs(
-    jobs: Iterable[Job], run: Callable[[Tensor, Tensor], Tensor], *, batch_size: int
+    jobs: Iterable[Job], run: Callable[[Sequence[Job]], Tensor], *, batch_size: int
 ) -> Iterator[tuple[Job, Tensor]]:
     """Sample a stream of jobs in padded micro-batches of one size, in order.
 
@@ -281,17 +281,15 @@ def sample_jobs(
 
     Args:
         jobs: lazily read; at most `batch_size` are held.
-        run: (noise (B, C, *spatial), condition (B, K, *spatial)) to images (B, C, *spatial).
+        run: a full batch of jobs to their images (B, C, *spatial). A job may stand in it twice:
+            random numbers drawn while it runs must come from its key.
         batch_size: the recorded size of every batch.
     """
     held: list[Job] = []
 
     def flush() -> Iterator[tuple[Job, Tensor]]:
         padded = held + [held[-1]] * (batch_size - len(held))
-        out = run(
-            torch.stack([j.noise for j in padded]), torch.stack([j.condition for j in padded])
-        )
-        yield from zip(held, out.cpu())
+        yield from zip(held, run(padded).cpu())
 
     for job in jobs:
         held.append(job)

@@ -95,7 +95,7 @@ class WorkingGrid:
 
         if self.dims == 3 or case.dims == 2:
             image, mask = one(case.image, case.mask)
-            return replace(case, image=image, mask=mask, grid=_index_grid(target))
+            return replace(case, image=image, mask=mask, grid=_index_grid(target), frame=resampled)
         pairs = [one(s.image.mT, None if s.mask is None else s.mask.mT) for s in case.slices()]
         masks = [m for _, m in pairs if m is not None]
         return replace(
@@ -103,6 +103,7 @@ class WorkingGrid:
             image=torch.stack([i for i, _ in pairs], -1),
             mask=torch.stack(masks, -1) if masks else None,
             grid=_index_grid((*target, len(pairs))),
+            frame=resampled,
         )
 
     def image_to_native(self, image: Tensor, grid: Grid) -> Tensor:
@@ -129,6 +130,7 @@ class WorkingGrid:
                 image=self.image_to_native(working.image, grid),
                 mask=None if working.mask is None else self.mask_to_native(working.mask, grid),
                 grid=grid,
+                frame=None,
             )
         axis = grid.slice_axis
         images = [self.image_to_native(i, grid) for i in working.image.unbind(-1)]
@@ -140,6 +142,7 @@ class WorkingGrid:
             image=torch.stack(images, axis + 1),
             mask=torch.stack(masks, axis) if masks else None,
             grid=grid,
+            frame=None,
         )
 
 

@@ -10,10 +10,12 @@ from typing import Any
 from augmint.errors import AugmintError
 from augmint.methods.mask_to_image import MaskToImage
 from augmint.methods.protocol import DatasetFacts, Method, NetworkSpec, Samples
+from augmint.methods.sector_outpaint import SectorOutpaint
 from augmint.methods.warped_pairs import WarpedPairs
 
 METHODS: dict[str, type] = {
     "mask_to_image": MaskToImage,
+    "sector_outpaint": SectorOutpaint,
     "warped_pairs": WarpedPairs,
 }
 

@@ -6,7 +6,7 @@ a diffusion decoder, guidance by dropping the mask). Masks here are warped real 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -142,14 +142,15 @@ class MaskToImage:
         device = next(network.parameters()).device
         walk = descend(self.num_steps, shift=self.shift, solver=self.solver)
 
-        def run(noise: Tensor, given: Tensor) -> Tensor:
+        def run(jobs: Sequence[Job]) -> Tensor:
+            noise, given = (torch.stack([getattr(j, n) for j in jobs]) for n in ("noise", "given"))
             denoise = with_guidance(network, given.to(device), scale=self.guidance)
             with autocast(device, "auto"):
                 return sample(lambda x, t: denoise(x, t).float(), noise.to(device), walk).clamp(
                     -1, 1
                 )
 
-        started: dict[object, Case] = {}
+        started: dict[tuple[object, ...], Case] = {}
 
         def jobs() -> Iterator[Job]:
             for case, copy in orders:
@@ -204,7 +205,7 @@ class MaskToImage:
         )
 
     def _jobs(
-        self, new: Case, facts: DatasetFacts, generator: torch.Generator, key: object
+        self, new: Case, facts: DatasetFacts, generator: torch.Generator, key: tuple[object, ...]
     ) -> Iterator[Job]:
         assert new.mask is not None
         by_slice = facts.grid.dims == 2 and new.dims == 3

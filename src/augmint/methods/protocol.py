@@ -58,11 +58,15 @@ class DatasetFacts:
 
 @dataclass(frozen=True)
 class Samples:
-    """A batch on the working canvas: images (B, C, *canvas), masks (B, *canvas), positions (B,)."""
+    """A batch on the working canvas: images (B, C, *canvas), masks (B, *canvas), positions (B,).
+
+    Each sample has the name of its case, with `#z003` for a slice.
+    """
 
     images: Tensor
     masks: Tensor
     positions: Tensor
+    case_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
