@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from augmint.nnunet import predict_nnunet, prepare_nnunet, train_nnunet
     from augmint.score import score
     from augmint.segment import segment
+    from augmint.stress import stress
     from augmint.study.prove import prove
     from augmint.study.run import study
+    from augmint.survey import score_survey, survey
 
 _WHERE: dict[str, tuple[str, str]] = {
     "AugmintError": ("augmint.errors", "AugmintError"),
@@ -55,8 +57,11 @@ _WHERE: dict[str, tuple[str, str]] = {
     "prepare_nnunet": ("augmint.nnunet", "prepare_nnunet"),
     "prove": ("augmint.study.prove", "prove"),
     "score": ("augmint.score", "score"),
+    "score_survey": ("augmint.survey.score", "score_survey"),
     "segment": ("augmint.segment", "segment"),
+    "stress": ("augmint.stress", "stress"),
     "study": ("augmint.study.run", "study"),
+    "survey": ("augmint.survey.make", "survey"),
     "to_monai": ("augmint.interop", "to_monai"),
     "to_torchio": ("augmint.interop", "to_torchio"),
     "train_nnunet": ("augmint.nnunet", "train_nnunet"),
@@ -85,8 +90,11 @@ __all__ = [
     "prepare_nnunet",
     "prove",
     "score",
+    "score_survey",
     "segment",
+    "stress",
     "study",
+    "survey",
     "to_monai",
     "to_torchio",
     "train_nnunet",

@@ -654,6 +654,103 @@ def phantoms(
 
 
 @app.command()
+def stress(
+    data: opt.Data = None,
+    out: opt.Out = None,
+    width: Annotated[
+        str, typer.Option("--width", help="Least and largest factor of the sector's angle.")
+    ] = "0.6,0.8",
+    depth: Annotated[
+        str, typer.Option("--depth", help="Least and largest factor of its depth.")
+    ] = "0.65,0.85",
+    tilt: Annotated[
+        float, typer.Option("--tilt", help="Largest tilt to either side, degrees.")
+    ] = 8.0,
+    gain: Annotated[float, typer.Option("--gain", help="Largest gain to either side, dB.")] = 0.0,
+    attenuation: Annotated[
+        float, typer.Option("--attenuation", help="Largest attenuation over the depth, dB.")
+    ] = 0.0,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="Changes as large as the ranges allow, not within them.")
+    ] = False,
+    strength: Annotated[
+        float, typer.Option("--strength", help="From 0 to 1, scales every change.")
+    ] = 1.0,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="Show the smaller field as large as the old one.")
+    ] = False,
+    labels: Annotated[
+        str, typer.Option("--labels", help="clip cuts masks to the new sector, keep leaves them.")
+    ] = "clip",
+    patients: opt.Patients = None,
+    patient_regex: opt.PatientRegex = None,
+    label_map: opt.LabelMap = None,
+    seed: opt.Seed = 0,
+    resume: opt.Continue = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Copy labelled ultrasound with a smaller field of view; nothing is generated."""
+    from augmint.stress import stress
+
+    made = stress(
+        _open(data, patient_regex, label_map), _given(out, "-o"),
+        width=opt.read_range(width, "--width"), depth=opt.read_range(depth, "--depth"), tilt=tilt,
+        gain=gain, attenuation=attenuation, fixed=fixed, strength=strength, fill=fill,
+        labels=labels, patients=opt.read_patients(patients), seed=seed, resume=resume,
+        talk=Talk(quiet=quiet),
+    )  # fmt: skip
+    _print(_folder(made), as_json)
+
+
+@app.command()
+def survey(
+    synthetic: Annotated[
+        Path | None, typer.Argument(metavar="[SYNTHETIC]", help="A synthetic dataset.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Argument(metavar="[DATA]", help="The real dataset beside it.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The folder to make; with --score the one that was made."),
+    ] = None,
+    images: Annotated[
+        int, typer.Option("--images", help="How many frames, half of them generated.")
+    ] = 60,
+    rejected: Annotated[
+        bool, typer.Option("--rejected", help="Also show cases that the gate rejected.")
+    ] = False,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option("--score", help="Answers that a reader saved; once for each reader."),
+    ] = None,
+    patient_regex: opt.PatientRegex = None,
+    seed: opt.Seed = 0,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Make a visual Turing test for readers, or score their answers."""
+    if answers:
+        if synthetic or data:
+            raise typer.BadParameter("--score takes no datasets; give the survey's folder as -o")
+        from augmint.survey import score_survey
+
+        result = score_survey(answers, _given(out, "-o", config=False))
+        return _print(result.to_dict(), as_json, result.in_words())
+    from augmint.survey import survey
+
+    place = _given(synthetic, "SYNTHETIC", config=False)
+    real = _open(_given(data, "DATA", config=False), patient_regex, None)
+    made = survey(
+        place, real, _given(out, "-o", config=False), images=images, seed=seed,
+        accepted_only=not rejected, talk=Talk(quiet=quiet),
+    )  # fmt: skip
+    _print(_folder(made), as_json)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="Its folder.")] = Path("demo"),
     seed: opt.Seed = 0,

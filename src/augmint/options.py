@@ -61,6 +61,22 @@ def read_label_map(pairs: Sequence[str] | None) -> dict[str, str | None] | None:
     return mapping or None
 
 
+def read_range(text: str, flag: str) -> tuple[float, float]:
+    """Two numbers with a comma, such as 0.6,0.8; a lone one stands for both.
+
+    Raises:
+        AugmintError: if they are no numbers, or more than two.
+    """
+    try:
+        first, *rest = (float(part) for part in text.split(","))
+        (last,) = rest or [first]
+    except ValueError:
+        raise AugmintError(
+            f"{flag} wants two numbers such as 0.6,0.8, or one; got {text!r}"
+        ) from None
+    return first, last
+
+
 def named_patients(text: str | None) -> list[str] | None:
     """Names of patients, where a number of them has no meaning."""
     patients = read_patients(text)
@@ -226,7 +242,9 @@ def _help(text: str, *flags: str, **more: Any) -> Any:
 
 Data = Annotated[
     Path | None,
-    typer.Argument(metavar="DATA", help="nnU-Net, Decathlon, MONAI, BIDS or paired folders."),
+    typer.Argument(
+        metavar="DATA", help="nnU-Net, Decathlon, MONAI, BIDS, CAMUS or paired folders."
+    ),
 ]
 Out = Annotated[
     Path | None, _help("The folder to make; an existing one is never touched.", "-o", "--out")
