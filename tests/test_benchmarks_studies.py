@@ -55,18 +55,25 @@ def camus(data: Path) -> None:
     frame, mask = nifti((12, 16), 0.3), nifti((12, 16), 0.3, labels=3)
     loop = nifti((12, 16, 4), 0.3)
     names = [f"patient{i:04d}" for i in range(1, 501)]
-    labels = {"background": 0, "left ventricle": 1, "myocardium": 2, "left atrium": 3}
-    for root, patients in (("CAMUS/database_nifti", names), ("CAMUS_narrow", names)):
-        for name in patients:
-            for view in ("2CH", "4CH"):
-                stem = data / root / name / f"{name}_{view}"
-                for phase in ("ED", "ES"):
-                    write(Path(f"{stem}_{phase}.nii"), frame)
-                    write(Path(f"{stem}_{phase}_gt.nii"), mask)
-                if name == names[0]:
-                    write(Path(f"{stem}_half_sequence.nii"), loop)
-                    write(Path(f"{stem}_half_sequence_gt.nii"), loop)
-        write(data / root / "labels.json", json.dumps(labels))
+    for name in names:
+        for view in ("2CH", "4CH"):
+            stem = data / "CAMUS" / "database_nifti" / name / f"{name}_{view}"
+            for phase in ("ED", "ES"):
+                write(Path(f"{stem}_{phase}.nii"), frame)
+                write(Path(f"{stem}_{phase}_gt.nii"), mask)
+                case = f"{name}_{view}_{phase}"
+                write(data / "CAMUS_narrow" / "imagesTr" / f"{case}_0000.nii", frame)
+                write(data / "CAMUS_narrow" / "labelsTr" / f"{case}.nii", mask)
+            if name == names[0]:
+                write(Path(f"{stem}_half_sequence.nii"), loop)
+                write(Path(f"{stem}_half_sequence_gt.nii"), loop)
+    # As `augmint stress` writes it.
+    description = {
+        "name": "CAMUS, smaller fields of view", "channel_names": {"0": "ultrasound"},
+        "file_ending": ".nii", "numTraining": 4 * len(names),
+        "labels": {"background": 0, "LV": 1, "MYO": 2, "LA": 3},
+    }  # fmt: skip
+    write(data / "CAMUS_narrow" / "dataset.json", json.dumps(description))
     split = data / "CAMUS" / "database_split"
     for part, chosen in (
         ("training", names[:400]), ("validation", names[400:450]), ("testing", names[450:])
@@ -165,12 +172,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # Generations, trainings, evaluations, and places in the grid of each study.
 COUNTS = {
+    # Smallest size: 3 draws x 3 seeds of 21 arms, six of them made; 10 larger draws x 3 seeds of 7
+    # arms, three of them made.
+    "sector_outpaint_camus": (18 * 3 + 30 * 3, 189 + 210, 399, 399),
+    # 22 arms x 3 seeds on 2 tests; the largest component is one of the stack's predictions.
+    "sector_outpaint_views": (6 * 3, 21 * 3, 132, 132),
+    # 3 draws of 40 patients with 22 arms, all 400 with 8.
+    "sector_outpaint_narrow": (18 * 3 + 3 * 3, 21 * 9 + 7 * 3, 444, 444),
     # Smallest size: 3 draws x 3 seeds of 17 arms; 10 larger draws x 3 seeds of 5 arms.
-    "sector_outpaint_camus": (26 * 3, 153 + 150, 303, 303),
-    # 18 arms x 3 seeds on 2 tests; the largest component is one of the stack's predictions.
-    "sector_outpaint_views": (2 * 3, 17 * 3, 108, 108),
-    # 3 draws of 40 patients with 18 arms, all 400 with 6.
-    "sector_outpaint_narrow": (8 * 3, 17 * 9 + 5 * 3, 360, 360),
     "mask_to_image_mnms": (26 * 3, 153 + 150, 606, 606),
     # 10 generators and the warped masks for each of 3 draws.
     "mask_to_image_quality": (11 * 3, 13 * 9, 234, 234),
@@ -262,10 +271,24 @@ def test_camus_trains_and_tests_on_its_own_lists(base: Path):
     assert sizes_of(plan) == [20, 40, 100, 200, 400]
     assert who_tests(plan) == {"CAMUS testing": {f"patient{i:04d}" for i in range(451, 501)}}
     train = next(u for u in plan.units.values() if u.kind == "train").arguments
-    assert dict(open_part(train).labels) == {"background": 0, "left ventricle": 1, "myocardium": 2}
+    assert dict(open_part(train).labels) == {"background": 0, "LV": 1, "MYO": 2}
     at = {size: {c.arm for c in plan.cells if c.size == size} for size in sizes_of(plan)}
-    assert len(at[20]) == 17
-    assert at[40] == at[400] == {"stack", "null", "randomised", "warped", "synthetic"}
+    assert len(at[20]) == 21
+    larger = {"stack", "null", "randomised", "warped", "synthetic", "unfiltered", "fill_black"}
+    assert at[40] == at[400] == larger
+
+
+@pytest.mark.parametrize("name", [n for n in COUNTS if n.startswith("sector_outpaint")])
+def test_fillers_differ_in_the_filling_alone(name: str, base: Path):
+    study, _ = planned(name, base)
+    made = {
+        arm: study.arm(arm).synthetic for arm in study.arms
+        if arm == "unfiltered" or arm.startswith("fill_")
+    }  # fmt: skip
+    fillers = {arm: one.settings["filler"] for arm, one in made.items()}
+    assert set(fillers.values()) == {"conditional", "repaint", "black", "mirror", "speckle"}
+    rest = {json.dumps(one.model_dump() | {"settings": {}}) for one in made.values()}
+    assert len(rest) == 1
 
 
 def test_one_view_trains_and_the_other_tests(base: Path):
@@ -285,10 +308,11 @@ def test_one_view_trains_and_the_other_tests(base: Path):
 
 
 def test_narrow_sectors_train_and_full_ones_test(base: Path):
-    _, plan = planned("sector_outpaint_narrow", base)
+    study, plan = planned("sector_outpaint_narrow", base)
     folders = {c.test: Path(plan.units[c.unit].arguments["data"]).name for c in plan.cells}
     assert folders == {"full sector": "database_nifti", "narrow sector": "CAMUS_narrow"}
     assert sizes_of(plan) == [40, 400]
+    assert (study.endpoint.metric, study.failure_hd) == ("failure", 20)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,15 @@ FLAGS = {
         "--out", "--configuration", "--fold", "--patients", "--device", "--continue", "--quiet",
         "--json", *FOLDERS,
     },
+    "stress": {
+        "--out", "--width", "--depth", "--tilt", "--gain", "--attenuation", "--fixed", "--strength",
+        "--fill", "--labels", "--patients", "--seed", "--continue", "--quiet", "--json", "--config",
+        *READS,
+    },
+    "survey": {
+        "--out", "--images", "--rejected", "--score", "--patient-regex", "--seed", "--quiet",
+        "--json",
+    },
     "phantoms": {"--out", "--vendor", "--patients", "--slices", "--size", "--seed", "--json"},
     "demo": {"--out", "--seed", "--device", "--quiet", "--json"},
     "doctor": {"--json"},

@@ -24,6 +24,7 @@ from augmint.fit import (
     write_run,
 )
 from augmint.generate import check_copies, signatures, synthesise
+from augmint.methods import sees_whole_frames
 from augmint.prepare import Prepared, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
@@ -177,7 +178,7 @@ def augment(
         steps=steps, gate_steps=gate_steps,
         dims=dims, seed=seed,
     )  # fmt: skip
-    method_with_preset(method, settings, sizes)
+    chosen = method_with_preset(method, settings, sizes)
     where = resolve_device(device)
     talk.say(
         f"{dataset.name}: {len(plan.dataset)} cases of {len(plan.dataset.patients)} patients "
@@ -198,7 +199,7 @@ def augment(
             part = plan.dataset.select(patients=list(training))
             run = folder / "run" if fold is None else folder / "run" / f"fold_{fold}"
             start = time.monotonic()
-            prepared = prepare(part, sizes, dims=dims, talk=talk)
+            prepared = prepare(part, sizes, dims=dims, whole=sees_whole_frames(chosen), talk=talk)
             check_masks(prepared.pool)
             fit_seconds = _fit(
                 run, prepared, request, method, settings, sizes, steps, seed, where, talk

@@ -29,7 +29,7 @@ from augmint.fit import (
 )
 from augmint.generate import check_labels, fitted_or_ready, numbered_like
 from augmint.imaging.working import WorkingGrid
-from augmint.methods import Method
+from augmint.methods import Method, sees_whole_frames
 from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import preset_named
 from augmint.progress import Talk
@@ -61,7 +61,7 @@ def plan_fit(
     part = choose_patients(real_labelled(dataset), patients, seed)
     sizes, where = preset_named(preset), resolve_device(device)
     chosen = method_with_preset(method, settings, sizes)
-    prepared = prepare(part, sizes, dims=dims, talk=talk)
+    prepared = prepare(part, sizes, dims=dims, whole=sees_whole_frames(chosen), talk=talk)
     training = training_config(sizes, prepared.facts, steps, seed)
     networks, seconds = _measure_fit(chosen, prepared, training, where)
     return {
@@ -98,7 +98,7 @@ def plan_augment(
     sizes, where = preset_named(preset), resolve_device(device)
     chosen = method_with_preset(method, settings, sizes)
     part = plan.dataset.select(patients=list(plan.fits[0][1]))
-    prepared = prepare(part, sizes, dims=dims, talk=talk)
+    prepared = prepare(part, sizes, dims=dims, whole=sees_whole_frames(chosen), talk=talk)
     training = training_config(sizes, prepared.facts, steps, seed)
     networks, step = _measure_fit(chosen, prepared, training, where)
     grid = prepared.facts.grid

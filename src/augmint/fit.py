@@ -21,7 +21,14 @@ from augmint.diffusion.checkpoint import load_network, save_network
 from augmint.diffusion.networks import Denoiser, build_network, count_parameters
 from augmint.diffusion.training import TrainingConfig, fit_network, leave
 from augmint.errors import AugmintError
-from augmint.methods import DatasetFacts, Method, NetworkSpec, Samples, build_method
+from augmint.methods import (
+    DatasetFacts,
+    Method,
+    NetworkSpec,
+    Samples,
+    build_method,
+    sees_whole_frames,
+)
 from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
@@ -201,7 +208,7 @@ def fit(
     where = resolve_device(device)
     with staged as run:
         start = time.monotonic()
-        prepared = prepare(dataset, sizes, dims=dims, talk=talk)
+        prepared = prepare(dataset, sizes, dims=dims, whole=sees_whole_frames(chosen), talk=talk)
         extra = None
         if more is not None:
             extra = build_pool((replace(c, mask=None) for c in more), prepared.facts.grid)

@@ -25,7 +25,7 @@ from augmint.fit import (
     resolve_device,
     versions,
 )
-from augmint.methods import build_method
+from augmint.methods import build_method, sees_whole_frames
 from augmint.prepare import choose_patients, prepare, real_labelled
 from augmint.presets import preset_named
 from augmint.progress import Talk
@@ -183,7 +183,9 @@ def fitted_or_ready(
         return load_run(run, settings=settings, device=device)
     name = str(run)
     method = build_method(name, settings)
-    facts = prepare(dataset, preset_named(preset), dims=dims, talk=talk).facts
+    facts = prepare(
+        dataset, preset_named(preset), dims=dims, whole=sees_whole_frames(method), talk=talk
+    ).facts
     if method.networks(facts):
         raise AugmintError(
             f"{name} needs a fit; first `augmint fit DATA --method {name} -o RUN`, then "

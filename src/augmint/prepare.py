@@ -51,12 +51,17 @@ def real_labelled(dataset: Dataset) -> Dataset:
 
 
 def prepare(
-    dataset: Dataset, preset: Preset, *, dims: int | None = None, talk: Talk | None = None
+    dataset: Dataset,
+    preset: Preset,
+    *,
+    dims: int | None = None,
+    whole: bool = False,
+    talk: Talk | None = None,
 ) -> Prepared:
     """Choose the working grid from training cases and bring them onto it.
 
     The canvas holds every case; the window is the centred part that holds 99.5 % of the labelled
-    voxels (the whole canvas for ultrasound, whose fan must not be cut).
+    voxels, or the whole canvas if `whole`, and for ultrasound, whose fan must not be cut.
     """
     talk = talk or Talk(quiet=True)
     grids: list[Grid] = []
@@ -72,7 +77,7 @@ def prepare(
     channels = case.image.shape[0]
     grid = choose_canvas(grids, preset, dims)
     pool = build_pool(cached if len(cached) == len(grids) else dataset, grid)
-    if dataset.modality != "ultrasound":
+    if dataset.modality != "ultrasound" and not whole:
         grid = replace(grid, window=choose_window(pool, grid))
     facts = DatasetFacts(
         channels=channels,

@@ -307,7 +307,7 @@ def _finish(
         "labels": dict(dataset.labels),
         "numTraining": len(dataset),
         "file_ending": _ending(dataset),
-        "name": f"{dataset.name}, smaller fields of view",
+        "name": dataset.name,
         "licence": dataset.licence,
     }
     if dataset.annotated != {i for i in dataset.labels.values() if i > 0}:

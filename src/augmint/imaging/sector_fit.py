@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -17,6 +17,8 @@ from augmint.imaging.sector import Sector
 LEAST_OVERLAP = 0.9
 GOOD_OVERLAP = 0.985
 RECTANGLE = "its picture is a rectangle"
+# Share of the outline that lies on the fan's edges: a body's outline wanders.
+LEAST_OUTLINE = 0.65
 ANGLES = (15.0, 160.0)
 # Grey levels of 255 that stand out. One is enough on a clean background; lossy compression leaves
 # several beside the fan.
@@ -67,7 +69,8 @@ def fit_sector(frame: Tensor, *, aspect: float | None = None) -> SectorFit:
         top, first, bottom, last = (int(edge) for edge in found.box)
         inner = _search(values[:, top:bottom, first:last], aspect)
         if inner.sector is not None and inner.box is not None:
-            box = tuple(edge + (top, first)[k % 2] for k, edge in enumerate(inner.box))
+            a, b, c, d = inner.box
+            box = (a + top, b + first, c + top, d + first)
             return SectorFit(inner.sector.moved((1, 1), (top, first)), box, inner.overlap)
     return found
 
@@ -97,10 +100,13 @@ def _fit_outline(shown: np.ndarray, aspect: float | None) -> SectorFit:
     start = _first_guess(shown, aspect)
     if start is None:
         return SectorFit(None, box, filled, "its sides are not two lines that meet above it")
+    overlap = _overlap(start, shown)
+    if overlap < 0.7:
+        return SectorFit(None, box, overlap, _explains(overlap))
     sector = _refine(start, shown, box, aspect)
     overlap = _overlap(sector, shown)
     for _ in range(2):
-        if not 0.5 < overlap < GOOD_OVERLAP:
+        if not LEAST_OVERLAP < overlap < GOOD_OVERLAP:
             break
         # What lies clearly beyond the fan is text or a curve, and draws the fit outwards.
         own = _largest(shown & sector.mask(shown.shape, margin=-1.5).numpy())
@@ -109,10 +115,33 @@ def _fit_outline(shown: np.ndarray, aspect: float | None) -> SectorFit:
     if not ANGLES[0] <= sector.width <= ANGLES[1]:
         return SectorFit(None, box, overlap, f"its sides meet at {sector.width:.0f} degrees")
     if overlap < LEAST_OVERLAP:
-        return SectorFit(
-            None, box, overlap, f"the best fan explains only {100 * overlap:.0f} % of the picture"
-        )
+        return SectorFit(None, box, overlap, _explains(overlap))
+    if 1 - overlap > 0.15 * (1 - filled):
+        return SectorFit(None, box, overlap, "a fan explains it hardly better than a rectangle")
+    if _outline_share(sector, shown, box) < LEAST_OUTLINE:
+        return SectorFit(None, box, overlap, "its outline is not that of a fan")
     return SectorFit(sector, box, overlap)
+
+
+def _explains(overlap: float) -> str:
+    return f"the best fan explains only {100 * overlap:.0f} % of the picture"
+
+
+def _outline_share(
+    sector: Sector, shown: np.ndarray, box: tuple[float, float, float, float]
+) -> float:
+    """Share of a region's outline, where its box does not cut it, that lies on the fan's edges."""
+    from scipy import ndimage
+
+    rim = shown & ~ndimage.binary_erosion(shown, border_value=1)
+    rows, columns = (p.astype(float) for p in np.nonzero(rim))
+    cut = np.minimum(rows - box[0], box[2] - 1 - rows) < 1
+    cut |= np.minimum(columns - box[1], box[3] - 1 - columns) < 1
+    if cut.mean() > 0.7:
+        return 0.0
+    edges = replace(sector, box=None)
+    away = edges.inside(torch.from_numpy(rows[~cut]), torch.from_numpy(columns[~cut])).abs()
+    return float((away < max(2.0, 0.01 * sector.far)).double().mean())
 
 
 def _overlap(sector: Sector, shown: np.ndarray) -> float:
@@ -224,7 +253,7 @@ def _first_guess(shown: np.ndarray, aspect: float | None) -> Sector | None:
         row, column, math.degrees(math.atan(b * ratio)), math.degrees(math.atan(d * ratio)),
         0.0, far, ratio,
     )  # fmt: skip
-    return Sector(**{**vars(sector), "near": _near_edge(shown, sector)})
+    return replace(sector, near=_near_edge(shown, sector))
 
 
 def _robust_line(x: np.ndarray, y: np.ndarray) -> tuple[float, float] | None:

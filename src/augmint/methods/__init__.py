@@ -9,7 +9,13 @@ from typing import Any
 
 from augmint.errors import AugmintError
 from augmint.methods.mask_to_image import MaskToImage
-from augmint.methods.protocol import DatasetFacts, Method, NetworkSpec, Samples
+from augmint.methods.protocol import (
+    DatasetFacts,
+    Method,
+    NetworkSpec,
+    Samples,
+    sees_whole_frames,
+)
 from augmint.methods.sector_outpaint import SectorOutpaint
 from augmint.methods.warped_pairs import WarpedPairs
 
@@ -19,7 +25,15 @@ METHODS: dict[str, type] = {
     "warped_pairs": WarpedPairs,
 }
 
-__all__ = ["METHODS", "DatasetFacts", "Method", "NetworkSpec", "Samples", "build_method"]
+__all__ = [
+    "METHODS",
+    "DatasetFacts",
+    "Method",
+    "NetworkSpec",
+    "Samples",
+    "build_method",
+    "sees_whole_frames",
+]
 
 
 def build_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:

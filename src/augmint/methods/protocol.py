@@ -85,7 +85,12 @@ class NetworkSpec:
 
 @runtime_checkable
 class Method(Protocol):
-    """A generative method; its dataclass fields are its whole configuration."""
+    """A generative method; its dataclass fields are its whole configuration.
+
+    Two things are optional: a class variable `whole_frames`, true for a method whose working window
+    must not be a part of the frames, and `to_native(new, source, grid)`, for one that knows better
+    than the working grid what lies between its pixels.
+    """
 
     def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:
         """What to fit; empty for a method that needs no fit."""
@@ -101,3 +106,8 @@ class Method(Protocol):
     ) -> Iterator[Case]:
         """One synthetic case on the working window for each (case, copy), in their order."""
         ...
+
+
+def sees_whole_frames(method: object) -> bool:
+    """Whether a method's working window must hold the whole canvas."""
+    return bool(getattr(method, "whole_frames", False))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -91,6 +91,8 @@ class SectorOutpaint:
         num_resamples: Of `repaint`; published 10.
         batch_size: Images per sampling batch; part of the signature under which bytes repeat.
     """
+
+    whole_frames: ClassVar[bool] = True
 
     filler: Filler = "conditional"
     depth: float = 0.58
@@ -538,6 +540,5 @@ def _check_facts(facts: DatasetFacts) -> None:
     if facts.grid.window != facts.grid.canvas:
         raise AugmintError(
             f"sector_outpaint needs whole frames, the working window {facts.grid.window} is a part "
-            f"of the canvas {facts.grid.canvas}; name the channel `ultrasound` in dataset.json, so "
-            "that the fan is not cut"
+            f"of the canvas {facts.grid.canvas}; use that for the window, too"
         )

@@ -20,6 +20,7 @@ from augmint.errors import AugmintError
 from augmint.generate import is_method
 from augmint.imaging.intensity import fit_intensity
 from augmint.imaging.working import WorkingGrid, center, resample_image
+from augmint.methods import build_method, sees_whole_frames
 from augmint.prepare import prepare, real_labelled
 from augmint.presets import preset_named
 from augmint.report import plane_of
@@ -48,7 +49,8 @@ def working_grid(dataset: Dataset, fold: int | None = None) -> WorkingGrid | Non
     # A method without a fit chose its grid from all cases, of which a shard has a part only.
     if is_method(named) and list(request.get("shard", (0, 1))) == [0, 1]:
         preset, dims = preset_named(str(request["preset"])), request["dims"]
-        return prepare(real_labelled(dataset), preset, dims=dims).facts.grid
+        whole = sees_whole_frames(build_method(named))
+        return prepare(real_labelled(dataset), preset, dims=dims, whole=whole).facts.grid
     return None
 
 
