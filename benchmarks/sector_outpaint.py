@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import yaml
 
 from augmint.data.dataset import open_dataset
 from augmint.fit import describe_device, fit, load_run, resolve_device, versions
@@ -66,7 +67,7 @@ def main() -> None:
         "patients": len(chosen.patients),
         "frames": len(ends),
         "window": list(facts.grid.window),
-        "steps": a.steps,
+        "steps": {f: steps_of(a.work / f"full_{f}") for f in FITTED},
         "seed": SEED,
         "device": describe_device(resolve_device(a.device)),
         "versions": versions(),
@@ -87,6 +88,11 @@ def main() -> None:
         result["speed"] = speed(cases, runs)
     print(json.dumps(result, indent=1))
     save("sector_outpaint", result)
+
+
+def steps_of(run):
+    """How long a network was fitted."""
+    return yaml.safe_load((run / "config.yaml").read_text())["training"]["steps"]
 
 
 def method_of(filler, runs, **settings):

@@ -416,12 +416,14 @@ class SectorOutpaint:
             case: A labelled frame on the canvas.
             facts: Of its dataset.
             seed: With the case it seeds the change that could have led to its sector.
+
+        Raises:
+            AugmintError: if the ranges allow no change that would hide anything.
         """
         assert case.mask is not None
         generator = generator_for(seed, case.case_id, "pretend")
         sector = find_sector(case.image, case.case_id, facts)
-        old = sector
-        while old.far > 0.97 * sector.far and old.width > 0.97 * sector.width:
+        for _ in range(DRAWS):
             # Without a shift of the apex the old sector can be cut to what the new one shows.
             old = before_change(sector, replace(self._draw(generator), down=0.0, across=0.0))
             old = replace(
@@ -429,6 +431,13 @@ class SectorOutpaint:
                 left=max(old.left, sector.left),
                 right=min(old.right, sector.right),
                 far=min(old.far, sector.far),
+            )
+            if old.far < 0.97 * sector.far or old.width < 0.97 * sector.width:
+                break
+        else:
+            raise AugmintError(
+                f"case {case.case_id!r}: {DRAWS} changes of depth, tilt and width hid no part of "
+                "it; widen these ranges"
             )
         visible = sector.mask(case.image.shape[1:])
         known = visible & old.mask(visible.shape, margin=self.margin)
