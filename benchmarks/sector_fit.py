@@ -1,6 +1,6 @@
 """The fan of every CAMUS frame: how well it explains the frame, its shape, and the time it took.
 
-    python benchmarks/sector_fit.py [--data DIR] [--sheet PICTURE]
+    python benchmarks/sector_fit.py DATA [--sheet PICTURE]
 
 Fits all frames of Dataset050_CAMUS and, where the folder has them, those of camus_native with
 their spacing; compares the fit with the fans marked by eye in tests/camus_fans.json; measures the
@@ -11,7 +11,6 @@ one thread's processor time. Writes benchmarks/results/sector_fit.json.
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from results import commit, save
 ROOT = Path(__file__).parents[1]
 POLAR = ((128, 96), (192, 128), (256, 192), (384, 256))
 parser = argparse.ArgumentParser()
-parser.add_argument("--data", type=Path, help="default: $AUGMINT_DATA or ../shared/data")
+parser.add_argument("data", type=Path)
 parser.add_argument("--sheet", type=Path, help="picture of the worst twenty")
 
 
@@ -45,7 +44,7 @@ def timed_fit(frame: torch.Tensor, aspect: float | None = None) -> tuple[SectorF
 
 
 def round_trip(frame: torch.Tensor, sector: Sector) -> dict[str, float]:
-    """Mean absolute error in grey levels of 255, two rows off the edges and further in."""
+    """Mean absolute error in grey levels of 255, where it is two rows or more off the edges."""
     inside = sector.mask(frame.shape, margin=2.0)
     errors = {}
     for size in POLAR:
@@ -108,9 +107,7 @@ def outlined(frame: torch.Tensor, sector: Sector, title: str) -> Image.Image:
 def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
-    named = os.environ.get("AUGMINT_DATA")
-    data = args.data or (Path(named) if named else ROOT.parent / "shared" / "data")
-    dataset = open_dataset(data / "Dataset050_CAMUS")
+    dataset = open_dataset(args.data / "Dataset050_CAMUS")
     marks = json.loads((ROOT / "tests" / "camus_fans.json").read_text())
     fits, seconds, without, away = {}, [], [], []
     trips: dict[str, list[float]] = {}
@@ -152,7 +149,7 @@ def main() -> None:
         "marked_frames": len(marks), "marks": len(away),
         "mark_distance_rows": spread(away),
         "round_trip_grey_levels": {size: spread(errors) for size, errors in trips.items()},
-        "native": native(data / "camus_native"),
+        "native": native(args.data / "camus_native"),
         "device": describe_device(torch.device("cpu")), "commit": commit(), "versions": versions(),
     }  # fmt: skip
     print(json.dumps(result, indent=1))

@@ -69,7 +69,7 @@ def camus(data: Path) -> None:
                 write(Path(f"{stem}_half_sequence_gt.nii"), loop)
     # As `augmint stress` writes it.
     description = {
-        "name": "CAMUS, smaller fields of view", "channel_names": {"0": "ultrasound"},
+        "name": "CAMUS", "channel_names": {"0": "ultrasound"},
         "file_ending": ".nii", "numTraining": 4 * len(names),
         "labels": {"background": 0, "LV": 1, "MYO": 2, "LA": 3},
     }  # fmt: skip

@@ -112,7 +112,8 @@ def drawer(spec: NetworkSpec, pool: Pool, unlabelled: Pool | None = None) -> Any
     images = torch.cat([p.images for p in pools]) if len(pools) > 1 else pool.images
     masks = torch.cat([p.masks for p in pools]) if len(pools) > 1 else pool.masks
     positions = torch.cat([p.positions for p in pools])
-    names = [name for p in pools for name in p.case_ids]
+    # Names tell samples apart, and those of another dataset may be the same.
+    names = [f"{'unlabelled ' * k}{name}" for k, p in enumerate(pools) for name in p.case_ids]
 
     def draw(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor | None]:
         index = torch.randint(len(images), (count,), generator=generator)

@@ -182,6 +182,13 @@ def _draw_all(
             room = min(room_to_tilt(found[c], drawn, ranges.tilt, fill) for c in cases)
             drawn = replace(drawn, tilt=drawn.tilt * room / ranges.tilt)
         for case_id in cases:
+            fan = found[case_id].fit.sector
+            assert fan is not None
+            if fan.far * drawn.depth <= 1.05 * fan.near:
+                raise AugmintError(
+                    f"case {case_id!r}: {drawn.depth:.2f} of its depth ends above the near edge of "
+                    "its sector, so nothing would be shown; raise --depth"
+                )
             view_of = stressed_view(found[case_id], drawn, fill)
             assert shows_recorded(view_of, found[case_id].shape), (
                 f"{case_id}: {drawn} shows new places"

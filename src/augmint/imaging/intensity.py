@@ -49,7 +49,7 @@ def _bounds(
     """Low and high of one channel (*spatial)."""
     least, most = float(channel.min()), float(channel.max())
     low, high = (float(p) for p in np.percentile(channel.astype(np.float64), percentiles))
-    if modality == "ultrasound" and channel.dtype.kind == "u" and low == least:
+    if modality == "ultrasound" and channel.dtype.kind == "u":
         low = 0.0
     if not low < high:
         low, high = min(low, least), most

@@ -89,6 +89,17 @@ class Sector:
         rows, columns = places(shape)
         return self.inside(rows, columns) >= margin
 
+    def zoomed(self, scale: float) -> Sector:
+        """The same sector shown larger or smaller about its apex; its box grows with it."""
+        box = self.box
+        if box is not None:
+            row, column = self.row + 0.5, self.column + 0.5
+            box = (
+                row + (box[0] - row) * scale, column + (box[1] - column) * scale,
+                row + (box[2] - row) * scale, column + (box[3] - column) * scale,
+            )  # fmt: skip
+        return replace(self, near=self.near * scale, far=self.far * scale, box=box)
+
     def moved(self, scale: tuple[float, float], offset: tuple[float, float] = (0.0, 0.0)) -> Sector:
         """The same sector after the frame was resampled and then padded or cropped.
 

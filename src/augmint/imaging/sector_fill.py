@@ -33,6 +33,8 @@ def mirrored(image: Tensor, view: View, *, margin: float = 1.0) -> Tensor:
     rim = (margin / depth).clamp(max=math.radians(source.width) / 4)
     left, right = math.radians(source.left) + rim, math.radians(source.right) - rim
     inside = source.cartesian(depth, _folded(angle + turn, left, right))
+    # Where the old frame cut its fan there is nothing to mirror but the edge.
+    image = continued(image, source.mask(image.shape[1:]))
     return warp_image(image[None], pull_back(*inside, image.shape[1:]))[0]
 
 
@@ -61,10 +63,13 @@ def speckled(image: Tensor, view: View, generator: torch.Generator) -> Tensor:
 
     height, width = image.shape[1:]
     old, new = _shrunk(view.source, 0.01), view.sector
-    polar = to_polar(image, old, (height, width)).double().numpy()
+    whole = continued(image, view.source.mask(image.shape[1:]))
+    polar = to_polar(whole, old, (height, width)).double().numpy()
     # As many samples for each unit of depth and angle as the old frame has.
     tall = max(2, round(height * (new.far - new.near) / view.scale / (old.far - old.near)))
     broad = max(2, round(width * new.width / old.width))
+    # The same for all channels: a grey picture in three of them stays grey.
+    white = torch.randn(tall, broad, generator=generator, dtype=torch.float64).numpy()
     # Deeper than the old frame its last level goes on.
     depth = np.minimum(np.arange(tall), height - 1)
     channels = []
@@ -76,8 +81,7 @@ def speckled(image: Tensor, view: View, generator: torch.Generator) -> Tensor:
             for profile in (one.mean(1), fine.std(1))
         )
         rest = fine / (spread + 1e-6)
-        noise = torch.randn(tall, broad, generator=generator, dtype=torch.float64).numpy()
-        noise = gaussian_filter(noise, _grain(rest), mode="reflect")
+        noise = gaussian_filter(white, _grain(rest), mode="reflect")
         # The frame's own histogram, rank by rank.
         ranks = noise.ravel().argsort().argsort() * (rest.size - 1) // max(1, noise.size - 1)
         channels.append(

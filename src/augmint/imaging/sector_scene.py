@@ -98,9 +98,9 @@ def shown_at(view: View, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]
     return view.kept.cartesian(radius * view.scale, angle - turn)
 
 
-def shown_smaller(sector: Sector, scale: float, frame: Frame) -> View:
+def shown_smaller(sector: Sector, scale: float) -> View:
     """The same field of view, shown smaller."""
-    small = replace(sector, near=sector.near * scale, far=sector.far * scale, box=frame)
+    small = sector.zoomed(scale)
     return View(small, replace(small, box=None), scale, sector, 0.0)
 
 

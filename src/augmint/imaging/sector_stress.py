@@ -151,8 +151,8 @@ def stressed_view(found: FoundFan, stress: Stress, fill: bool) -> View:
     view = change_view(sector, stress.change, box, fill=True)
     if sector.box is not None:
         # The edges at which the old frame cut the fan grow with the picture.
-        apex = (sector.row + 0.5, sector.column + 0.5) * 2
-        grown = [a + (edge - a) * view.scale for a, edge in zip(apex, sector.box)]
+        grown = sector.zoomed(view.scale).box
+        assert grown is not None
         frame = (*map(max, box[:2], grown[:2]), *map(min, box[2:], grown[2:]))  # type: ignore[assignment]
     return replace(view, sector=replace(view.sector, box=frame))
 

@@ -120,17 +120,17 @@ class SectorOutpaint:
     def __post_init__(self) -> None:
         rules = {
             "filler": (self.filler in Filler.__args__, f"one of {', '.join(Filler.__args__)}"),  # type: ignore[attr-defined]
-            "depth": (self.depth >= 0, "0 or more"),
+            "depth": (0 <= self.depth <= 3, "from 0 to 3"),
             "tilt": (0 <= self.tilt <= 60, "from 0 to 60 degrees"),
             "narrow": (0 < self.narrow <= 1, "above 0, at most 1"),
-            "wide": (self.wide >= 1, "1 or more"),
+            "wide": (1 <= self.wide <= 4, "from 1 to 4"),
             "shift": (0 <= self.shift <= 0.5, "from 0 to 0.5"),
             "probability": (0 < self.probability <= 1, "above 0, at most 1"),
             "strength": (0 < self.strength <= 2 and 1 - (1 - self.narrow) * self.strength > 0,
                          "above 0, at most 2, and must leave the narrowest sector an angle"),
             "widest": (10 <= self.widest <= 170, "from 10 to 170 degrees"),
             "least_kept": (0 <= self.least_kept <= 1, "from 0 to 1"),
-            "margin": (self.margin >= 0, "0 or more"),
+            "margin": (0 <= self.margin <= 8, "from 0 to 8"),
             "band": (0 <= self.band <= 4, "from 0 to 4"),
             "stem": (self.stem >= 1, "1 or more"),
             "num_steps": (self.num_steps >= 1, "1 or more"),
@@ -222,9 +222,8 @@ class SectorOutpaint:
         shape = image.shape[1:]
         away = 1 + self.ranges.depth * float(torch.rand(1, generator=generator))
         smaller = self.filler == "conditional" and bool(torch.rand(1, generator=generator) < 0.5)
-        whole = (0.0, 0.0, float(shape[0]), float(shape[1]))
         plain = View(sector, sector, 1.0, sector, 0.0)
-        view = shown_smaller(sector, 1 / away, whole) if smaller else plain
+        view = shown_smaller(sector, 1 / away) if smaller else plain
         target, labels = moved(image, mask, view, facts.num_classes)
         target = joined(target, target, view.sector.mask(shape), view.sector.mask(shape), 0)
         old = before_change(view.sector, self._draw(generator))
@@ -338,6 +337,12 @@ class SectorOutpaint:
                 raise AugmintError(
                     f"case {case.case_id!r} is a volume or a sequence; sector_outpaint works on "
                     "frames, so store each annotated frame as a case of its own"
+                )
+            if case.frame and any(f > c for f, c in zip(case.frame, facts.grid.canvas)):
+                raise AugmintError(
+                    f"case {case.case_id!r} covers {case.frame} working pixels, more than the "
+                    f"canvas {facts.grid.canvas} of the run; its sector would be cut, so fit on "
+                    "data that hold the largest frames"
                 )
             single = case.dims == 3
             if single:
@@ -478,7 +483,7 @@ class SectorOutpaint:
             if kept(view) >= least:
                 return view, draw, 1.0, change
         weaker = 1.0
-        while kept(view) < least:
+        while kept(view) < least and weaker > 1e-4:
             weaker *= 0.8
             view = change_view(sector, change.weaker(weaker), frame, widest=self.widest)
         return view, DRAWS, weaker, change.weaker(weaker)
