@@ -191,8 +191,9 @@ def test_a_synthetic_case_has_the_files_of_its_source(tmp_path, ending):
     new = replace(source, case_id="a_1__s0_c0", provenance=origin)
     grid = SimpleNamespace(to_native=lambda case, _: case)
     fitted = SimpleNamespace(
-        facts=SimpleNamespace(grid=grid), method_name="m", folder=tmp_path, hashes={"image": "0"}
-    )
+        facts=SimpleNamespace(grid=grid), method=object(), method_name="m", folder=tmp_path,
+        hashes={"image": "0"},
+    )  # fmt: skip
     one_file = files_of_cases(dataset, 0)["a_1"] == 1
     write_case(
         new, source, fitted, tmp_path / "out", None, None, torch.device("cpu"), one_file=one_file

@@ -189,7 +189,7 @@ def augment(
     if not plan.held_back and not plan.folds and held_fraction:
         talk.say("nobody is held back to validate on: every patient trains")
     refuse_existing(Path(out))
-    check_cases(plan.dataset, talk)
+    check_cases(plan.dataset, talk, chosen)
     with output_folder(Path(out), request, resume=resume) as folder:
         write_real(plan.dataset, folder, talk)
         entries, gates, costs = [], [], []

@@ -33,6 +33,7 @@ from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.staging import output_folder, write_text
+from augmint.synthetic import check_cases
 from augmint.weights import sha256
 
 SCHEMA_VERSION = 1
@@ -197,6 +198,8 @@ def fit(
         patients=list(dataset.patients), steps=steps, dims=dims, seed=seed, init=init,
         unlabelled=more and str(more.root.resolve()),
     )  # fmt: skip
+    if not follows() and hasattr(chosen, "problem"):
+        check_cases(dataset, talk, chosen)
     staged: AbstractContextManager[Path]
     if follows():
         # Under torchrun the first process alone writes; the others compute their share.

@@ -101,7 +101,7 @@ def generate(
         preset=preset, dims=dims, seed=seed,
     )  # fmt: skip
     refuse_existing(Path(out))
-    check_cases(part, talk)
+    check_cases(part, talk, fitted.method)
     with output_folder(Path(out), request, resume=resume) as folder:
         if ray is None:
             write_real(part, folder, talk)

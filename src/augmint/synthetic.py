@@ -12,6 +12,7 @@ from typing import Any
 from augmint.data.dataset import Dataset, Item
 from augmint.data.images import META, NIFTI, PLAIN, TIFF, read_image, write_image, write_mask
 from augmint.data.splits import Fold
+from augmint.errors import AugmintError
 from augmint.methods.protocol import DatasetFacts
 from augmint.progress import Talk
 from augmint.staging import WORK, copy_file, write_text
@@ -26,16 +27,32 @@ JUDGED = ("validity", "similarity", "accepted", "reason")
 KEPT = (*NIFTI, ".png", ".mha", *TIFF)
 
 
-def check_cases(dataset: Dataset, talk: Talk) -> None:
+def check_cases(dataset: Dataset, talk: Talk, method: object = None) -> None:
     """Read every case once, so that a faulty file is found before anything is written.
 
+    Args:
+        dataset: The cases.
+        talk: Where progress goes.
+        method: Asked about each case if it has a function `problem`.
+
     Raises:
-        AugmintError: of the first case that cannot be used.
+        AugmintError: of the first case that cannot be read, or of all that the method cannot use.
     """
+    problem = getattr(method, "problem", None)
+    useless: dict[str, list[str]] = {}
     with talk.bar("checking cases", len(dataset)) as update:
         for number, item in enumerate(dataset.items):
-            dataset.load(item)
+            case = dataset.load(item)
+            if problem is not None and (reason := problem(case)):
+                useless.setdefault(reason, []).append(item.case_id)
             update(number + 1, "")
+    if useless:
+        count = sum(map(len, useless.values()))
+        why = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in useless.items())
+        raise AugmintError(
+            f"{dataset.root}: the method cannot use {count} of {len(dataset)} cases ({why}); take "
+            "their files out of the dataset, or name patients without them"
+        )
 
 
 def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:

@@ -87,9 +87,10 @@ class NetworkSpec:
 class Method(Protocol):
     """A generative method; its dataclass fields are its whole configuration.
 
-    Two things are optional: a class variable `whole_frames`, true for a method whose working window
-    must not be a part of the frames, and `to_native(new, source, grid)`, for one that knows better
-    than the working grid what lies between its pixels.
+    Three things are optional: a class variable `whole_frames`, true for a method whose working
+    window must not be a part of the frames; `to_native(new, source, grid)`, for one that knows
+    better than the working grid what lies between its pixels; and `problem(case)`, why it cannot
+    use a stored case, or an empty text.
     """
 
     def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:

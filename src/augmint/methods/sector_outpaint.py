@@ -241,6 +241,17 @@ class SectorOutpaint:
             change = replace(drawn, width=min(drawn.width, most))
         return change
 
+    def problem(self, case: Case) -> str:
+        """Why a stored case cannot be used; empty if it can."""
+        image = case.image[0]
+        if case.dims == 3:
+            axis = case.grid.slice_axis
+            if image.shape[axis] > 1:
+                return "a volume or a sequence, where each frame must be a case of its own"
+            image = image.select(axis, 0).T
+        reason = fit_sector(image).reason
+        return reason and f"no sector, {reason}"
+
     def generate(
         self,
         networks: Mapping[str, Denoiser],
