@@ -2,6 +2,7 @@
 
 VENV ?= .venv
 TORCH ?= torch==2.13.0
+WORKERS ?= 2
 CPU_WHEELS := https://download.pytorch.org/whl/cpu
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
@@ -24,7 +25,7 @@ test: $(READY)
 	@$(PY) -c 'import ray' 2>/dev/null \
 	  || $(PIP) install -qq --constraint $(VENV)/constraints.txt --editable ".[ray]" \
 	  || echo "Ray cannot be installed here; its tests are skipped"
-	@$(PY) -m pytest
+	@OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	@$(PY) -m ruff check .
