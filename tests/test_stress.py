@@ -184,7 +184,7 @@ def test_a_tilt_turns_image_and_label_alike(tmp_path, fill):
 
 def test_a_tilt_stops_where_the_recording_ends(tmp_path):
     data = dataset_of(tmp_path / "in", {"a": drawn_fan()})
-    out = made(data, tmp_path / "out", width=(0.9, 0.9), tilt=30, fixed=True)
+    out = made(data, tmp_path / "out", width=0.9, tilt=30, fixed=True)
     width = fit_sector(torch.from_numpy(drawn_fan()[0].astype(float))).sector.width
     tilt = abs(float(rows_of(out)["a"]["stress_tilt"]))
     assert tilt == pytest.approx(0.05 * width, abs=0.01)

@@ -48,8 +48,8 @@ def stress(
     data: Path | str | Dataset,
     out: Path | str,
     *,
-    width: tuple[float, float] = StressRange.width,
-    depth: tuple[float, float] = StressRange.depth,
+    width: tuple[float, float] | float = StressRange.width,
+    depth: tuple[float, float] | float = StressRange.depth,
     tilt: float = StressRange.tilt,
     gain: float = StressRange.gain,
     attenuation: float = StressRange.attenuation,
@@ -74,7 +74,7 @@ def stress(
     Args:
         data: A dataset folder, or an opened dataset.
         out: The folder to make.
-        width: Least and largest factor of the angle between the sides.
+        width: Least and largest factor of the angle between the sides, or one for all.
         depth: Least and largest factor of the depth.
         tilt: Largest tilt to either side, degrees; never so far that anything new would show.
         gain: Largest gain to either side, dB; 60 dB are the way from black to white.
@@ -100,7 +100,7 @@ def stress(
         raise AugmintError(f"--labels is clip or keep, got {labels!r}")
     if not 0 <= strength <= 1:
         raise AugmintError(f"--strength must be 0 to 1, got {strength:g}")
-    ranges = StressRange(tuple(width), tuple(depth), tilt, gain, attenuation, fixed)  # type: ignore[arg-type]
+    ranges = StressRange(_pair(width), _pair(depth), tilt, gain, attenuation, fixed)  # type: ignore[arg-type]
     opened = data if isinstance(data, Dataset) else open_dataset(data)
     dataset = real_labelled(opened)
     if left := len(opened) - len(dataset):
@@ -134,6 +134,11 @@ def stress(
     return Path(out)
 
 
+def _pair(factors: Sequence[float] | float) -> tuple[float, ...]:
+    """One factor stands for both ends."""
+    return (factors, factors) if isinstance(factors, (int, float)) else tuple(factors)
+
+
 def _find_fans(dataset: Dataset, talk: Talk) -> dict[str, FoundFan]:
     """Case -> its fan.
 
@@ -159,9 +164,9 @@ def _find_fans(dataset: Dataset, talk: Talk) -> dict[str, FoundFan]:
         count = sum(map(len, failed.values()))
         why = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in failed.items())
         raise AugmintError(
-            f"{dataset.root}: stress needs the fan of a sector probe, and {count} of "
-            f"{len(dataset)} cases show none ({why}); name patients without them, or leave the "
-            "cases out"
+            f"{dataset.root}: stress needs the fan of a sector probe on black that is 0, and "
+            f"{count} of {len(dataset)} cases cannot be used ({why}); name patients without them, "
+            "or leave the cases out"
         )
     return found
 

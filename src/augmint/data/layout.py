@@ -69,6 +69,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AugmintError(f"{path}: no such file; check the path's spelling") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise AugmintError(f"{path}: not readable as JSON ({error})") from error
 
