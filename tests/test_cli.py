@@ -29,11 +29,11 @@ FLAGS = {
         "--unlabelled", "--dry-run", *SHARED, *READS,
     },
     "generate": {
-        "--out", "--set", "--copies", "--patients", "--shard", "--preset", "--dims", "--dry-run",
-        *RAY, *SHARED, *READS,
+        "--out", "--set", "--ask", "--copies", "--patients", "--shard", "--preset", "--dims",
+        "--dry-run", *RAY, *SHARED, *READS,
     },
     "augment": {
-        "--out", "--method", "--set", "--copies", "--preset", "--patients", "--folds",
+        "--out", "--method", "--set", "--ask", "--copies", "--preset", "--patients", "--folds",
         "--hold-back", "--steps", "--dims", "--dry-run", *SHARED, *READS,
     },
     "segment": {

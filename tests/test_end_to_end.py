@@ -70,6 +70,28 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
+def test_new_masks_are_drawn_and_asked_for(cohort: Path, tmp_path: Path):
+    out, more = tmp_path / "out", tmp_path / "more"
+    small = ("--set", "label_stem=2", "--set", "label_network=tiny", "--set", "label_steps=2")
+    done = call("augment", cohort, "-o", out, "--copies", 1, "--ask", "LV area > p95", *small, *FIT)
+    assert done.exit_code == 0, done.stderr
+    rows = [r for r in rows_of(out) if r["synthetic"] == "1"]
+    assert {r["mask_to_image.masks"] for r in rows} == {"generated"}
+    assert {r["evaluations"] for r in rows} == {"8"}
+    assert all(0.95 <= float(r["mask_to_image.asked_LV"]) <= 1 for r in rows)
+    # The fitted networks draw others without a new fit.
+    done = call("generate", out / "run", cohort, "-o", more, "--ask", "RV area < p10")
+    assert done.exit_code == 0, done.stderr
+    made = [r for r in rows_of(more) if r["synthetic"] == "1"]
+    assert all(0 <= float(r["mask_to_image.asked_RV"]) <= 0.1 for r in made)
+    masks = [nibabel.load(more / "labelsTr" / f"{r['case']}.nii.gz") for r in made]
+    real = nibabel.load(next((cohort / "labelsTr").iterdir()))
+    assert all(m.shape == real.shape for m in masks)
+    done = call("generate", "warped_pairs", cohort, "-o", tmp_path / "w", "--ask", "LV area > p5")
+    assert done.exit_code == 2
+    assert "no field" in done.stderr
+
+
 def test_everything_of_a_synthetic_dataset_is_there(made: Path):
     for name in (
         "dataset.json", "imagesTr", "labelsTr", "manifest.csv", "run.json", "datalist.json",

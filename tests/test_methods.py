@@ -313,7 +313,7 @@ def test_strings_are_read_as_the_type_of_their_field():
             {},
             "unknown method 'mask2image'; known are mask_to_image, sector_outpaint, warped_pairs",
         ),
-        ("mask_to_image", {"colour": 1}, "no field 'colour'; its fields are conditioning"),
+        ("mask_to_image", {"colour": 1}, "no field 'colour'; its fields are masks, conditioning"),
         ("mask_to_image", {"num_steps": "many"}, "field num_steps cannot be 'many'"),
         ("mask_to_image", {"solver": "rk4"}, "field solver cannot be 'rk4'"),
         ("no_such_module:Method", {}, "cannot be imported"),

@@ -178,7 +178,7 @@ def test_broken_and_absent_files(key, tmp_path, saved):
     bad.write_text('{"survey": "abc", "ans')
     with pytest.raises(AugmintError, match="not readable as JSON"):
         score_survey([bad], key)
-    with pytest.raises(AugmintError, match="absent.json: no such file"):
+    with pytest.raises(AugmintError, match=r"absent\.json: no such file"):
         score_survey([tmp_path / "absent.json"], key)
     with pytest.raises(AugmintError, match="no answers to score"):
         score_survey([], key)

@@ -193,6 +193,7 @@ def generate(
     data: opt.Data = None,
     out: opt.Out = None,
     settings: opt.Set = None,
+    ask: opt.Ask = None,
     copies: opt.Copies = 5,
     patients: opt.Patients = None,
     shard: Annotated[
@@ -216,7 +217,7 @@ def generate(
     talk = Talk(quiet=quiet)
     asked: dict[str, Any] = dict(
         copies=copies, patients=opt.read_patients(patients), shard=opt.read_shard(shard),
-        settings=opt.settings_of(context, settings), preset=preset, dims=dims, seed=seed,
+        settings=opt.settings_of(context, settings, ask), preset=preset, dims=dims, seed=seed,
         device=device,
     )  # fmt: skip
     dataset = _open(data, patient_regex, label_map)
@@ -241,6 +242,7 @@ def augment(
     out: opt.Out = None,
     method: opt.MethodName = "mask_to_image",
     settings: opt.Set = None,
+    ask: opt.Ask = None,
     copies: opt.Copies = 5,
     preset: opt.PresetName = "quick",
     patients: opt.Patients = None,
@@ -265,9 +267,9 @@ def augment(
     """Fit, generate, check and write a synthetic dataset: the main job."""
     talk = Talk(quiet=quiet)
     asked: dict[str, Any] = dict(
-        method=method, settings=opt.settings_of(context, settings), copies=copies, preset=preset,
-        patients=opt.read_patients(patients), num_folds=num_folds, held_fraction=held_fraction,
-        steps=steps, dims=dims, seed=seed, device=device,
+        method=method, settings=opt.settings_of(context, settings, ask), copies=copies,
+        preset=preset, patients=opt.read_patients(patients), num_folds=num_folds,
+        held_fraction=held_fraction, steps=steps, dims=dims, seed=seed, device=device,
     )  # fmt: skip
     dataset = _open(data, patient_regex, label_map)
     if dry_run:

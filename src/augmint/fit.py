@@ -109,20 +109,27 @@ def fit_method(
 
 def drawer(spec: NetworkSpec, pool: Pool, unlabelled: Pool | None = None) -> Any:
     """The `Draw` of a fit: uniform over samples, unlabelled ones beside labelled by their count."""
-    pools = [pool] if unlabelled is None else [pool, unlabelled]
+    pools = [pool] if unlabelled is None or spec.labelled else [pool, unlabelled]
     images = torch.cat([p.images for p in pools]) if len(pools) > 1 else pool.images
     masks = torch.cat([p.masks for p in pools]) if len(pools) > 1 else pool.masks
     positions = torch.cat([p.positions for p in pools])
     # Names tell samples apart, and those of another dataset may be the same.
     names = [f"{'unlabelled ' * k}{name}" for k, p in enumerate(pools) for name in p.case_ids]
+    before = slices_before(names)
 
     def draw(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor | None]:
         index = torch.randint(len(images), (count,), generator=generator)
         chosen = masks[index].long()
         bare = (chosen == 255).flatten(1).all(1)
         chosen[bare] = 0
+        known = before[index] >= 0
+        below = masks[before[index].clamp(min=0)].long()
         samples = Samples(
-            images[index].float(), chosen, positions[index], tuple(names[i] for i in index.tolist())
+            images[index].float(),
+            chosen,
+            positions[index],
+            tuple(names[i] for i in index.tolist()),
+            torch.where(known.reshape(-1, *[1] * (below.ndim - 1)), below, 255),
         )
         target, condition = spec.example(samples, generator)
         if condition is not None:
@@ -131,6 +138,16 @@ def drawer(spec: NetworkSpec, pool: Pool, unlabelled: Pool | None = None) -> Any
         return target, condition
 
     return draw
+
+
+def slices_before(names: Sequence[str]) -> Tensor:
+    """(N,) index of the slice before each of N samples, -1 for first ones, frames and volumes."""
+    place = {name: i for i, name in enumerate(names)}
+    found = []
+    for name in names:
+        case, mark, z = name.rpartition("#z")
+        found.append(place.get(f"{case}#z{int(z) - 1:03d}", -1) if mark else -1)
+    return torch.tensor(found)
 
 
 def _fresh(spec: NetworkSpec, name: str, init: Path | None, seed: int) -> Denoiser:

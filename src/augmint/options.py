@@ -231,9 +231,15 @@ def _as_text(name: str, value: Any) -> Any:
     return value if isinstance(value, (bool, list)) else str(value)
 
 
-def settings_of(context: typer.Context, pairs: Sequence[str] | None) -> dict[str, Any]:
-    """The settings of the config file, with those of the command line over them."""
-    return read_settings(pairs, context.meta.get(SETTINGS, {}))
+def settings_of(
+    context: typer.Context, pairs: Sequence[str] | None, ask: str | None = None
+) -> dict[str, Any]:
+    """The settings of the config file, with those of the command line over them.
+
+    Sizes that are asked for need masks that are generated.
+    """
+    settings = read_settings(pairs, context.meta.get(SETTINGS, {}))
+    return settings if ask is None else {"masks": "generated", **settings, "ask": ask}
 
 
 def _help(text: str, *flags: str, **more: Any) -> Any:
@@ -250,6 +256,9 @@ Out = Annotated[
     Path | None, _help("The folder to make; an existing one is never touched.", "-o", "--out")
 ]
 Set = Annotated[list[str] | None, _help("A field of the method, name=value; repeatable.", "--set")]
+Ask = Annotated[
+    str | None, _help("Sizes that generated masks shall have, such as 'LV area > p95'.", "--ask")
+]
 Quiet = Annotated[bool, _help("No progress, only results and errors.", "--quiet", "-q")]
 Json = Annotated[bool, _help("The result as one JSON object on standard output.", "--json")]
 Config = Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,13 @@ from augmint.data.pool import Pool, build_pool
 from augmint.data.splits import draw_patients
 from augmint.errors import AugmintError
 from augmint.imaging.working import WorkingGrid, working_plane
-from augmint.methods.protocol import DatasetFacts
+from augmint.methods.protocol import (
+    POSITIONS,
+    QUANTILES,
+    DatasetFacts,
+    label_size,
+    position_range,
+)
 from augmint.presets import Preset
 from augmint.progress import Talk
 
@@ -86,8 +92,26 @@ def prepare(
         grid=grid,
         modality=dataset.modality,
         domains=dataset.domains,
+        areas=label_areas(pool.crop(grid.window), dataset.labels),
     )
     return Prepared(facts, pool, dataset)
+
+
+def label_areas(pool: Pool, labels: Mapping[str, int]) -> dict[str, tuple[tuple[float, ...], ...]]:
+    """`DatasetFacts.areas` of the samples of a pool; a range without samples has those of all."""
+    place = position_range(pool.positions)
+    levels = np.linspace(0, 1, QUANTILES)
+    found = {}
+    for name, index in labels.items():
+        if not index:
+            continue
+        size = label_size(pool.masks == index).numpy()
+        rows = [size[(place == b).numpy()] for b in range(POSITIONS)]
+        found[name] = tuple(
+            tuple(round(float(q), 5) for q in np.quantile(row if len(row) else size, levels))
+            for row in rows
+        )
+    return found
 
 
 def choose_canvas(grids: Sequence[Grid], preset: Preset, dims: int | None = None) -> WorkingGrid:

@@ -1,13 +1,16 @@
 """Images from masks: a denoiser conditioned on the label map, by concatenation or SPADE.
 
-Source: Li, Ma and Shi, Bioengineering 12(8):812, 2025 (image stage); Wang et al., 2022 (SPADE in
-a diffusion decoder, guidance by dropping the mask). Masks here are warped real masks.
+The masks are warped real ones, or drawn by a second denoiser, or both in turn.
+
+Source: Li, Ma and Shi, Bioengineering 12(8):812, 2025 (masks by diffusion, then images); Wang et
+al., 2022 (SPADE in a diffusion decoder, guidance by dropping the mask).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Literal
 
 import torch
@@ -19,6 +22,7 @@ from augmint.diffusion.networks import Denoiser, NetworkConfig, Size
 from augmint.diffusion.sampling import (
     Job,
     Solver,
+    Walk,
     descend,
     generator_for,
     sample,
@@ -26,16 +30,22 @@ from augmint.diffusion.sampling import (
     with_guidance,
 )
 from augmint.errors import AugmintError
+from augmint.imaging.label_codes import Coding
 from augmint.imaging.warps import WarpRange, random_warp, warp_case, warp_image, warp_mask
+from augmint.methods.label_diffusion import Stack, draw_stacks, label_spec, read_asks
 from augmint.methods.protocol import DatasetFacts, NetworkSpec, Samples
 from augmint.precision import autocast
+
+Masks = Literal["warped", "generated", "both"]
 
 
 @dataclass(frozen=True)
 class MaskToImage:
-    """New images for warped real masks.
+    """New images for warped real masks or for new ones.
 
     Attributes:
+        masks: `warped` real masks; `generated` ones, drawn by a network of their own, whole stacks
+            where the source is a volume; or `both`, odd copies generated.
         conditioning: `concat` gives the mask to the input, `spade` to the decoder's norms.
         network: Size of the denoiser: tiny, small, medium or large.
         stem: Pixel-unshuffle factor in front of it.
@@ -47,10 +57,18 @@ class MaskToImage:
             size, 1.2 % elastic.
         fit_warp: How far image and mask are warped together while fitting.
         shared_noise: Share of the noise's variance common to the slices of one volume.
+        coding: How the label network paints classes: one_hot, analog_bits or signed_distance.
+        label_network: Size of that network.
+        label_stem: Pixel-unshuffle factor in front of it.
+        label_steps: Its evaluations for one slice.
+        label_warp: How far real masks are warped while it is fitted.
+        ask: Sizes that generated masks shall have, such as `LV area > p95`, in percentiles of
+            the real ones at the same slice position; several with semicolons.
         batch_size: Images per sampling batch, volumes count an eighth of it; part of the signature
             under which bytes repeat.
     """
 
+    masks: Masks = "warped"
     conditioning: Literal["concat", "spade"] = "concat"
     network: Size = "small"
     stem: int = 2
@@ -61,6 +79,12 @@ class MaskToImage:
     warp: float = 1.0
     fit_warp: float = 0.7
     shared_noise: float = 0.0
+    coding: Coding = "one_hot"
+    label_network: Size = "small"
+    label_stem: int = 4
+    label_steps: int = 10
+    label_warp: float = 0.4
+    ask: str = ""
     batch_size: int = 16
 
     def __post_init__(self) -> None:
@@ -73,13 +97,23 @@ class MaskToImage:
             "warp": (self.warp >= 0, "0 or more"),
             "fit_warp": (self.fit_warp >= 0, "0 or more"),
             "shared_noise": (0 <= self.shared_noise <= 1, "from 0 to 1"),
+            "label_stem": (self.label_stem >= 1, "1 or more"),
+            "label_steps": (1 <= self.label_steps <= 1000, "from 1 to 1000"),
+            "label_warp": (self.label_warp >= 0, "0 or more"),
         }
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise AugmintError(f"mask_to_image: {name} is {rule}; got {getattr(self, name)}")
+        if self.ask and self.masks == "warped":
+            raise AugmintError(
+                f"mask_to_image: ask={self.ask!r} needs generated masks; set masks=generated"
+            )
 
     def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:
-        """One denoiser of the image given the one-hot mask and the slice's position."""
+        """A denoiser of the image given the one-hot mask and the slice's position.
+
+        Before it one of label maps, if masks are generated.
+        """
         if facts.num_classes < 2:
             raise AugmintError("mask_to_image needs at least one label beside the background")
         config = NetworkConfig(
@@ -90,12 +124,7 @@ class MaskToImage:
             size=self.network,
             stem=self.stem,
         )
-        if any(n % config.multiple for n in facts.grid.window):
-            raise AugmintError(
-                f"a {self.network} network with stem {self.stem} needs sizes that are multiples of "
-                f"{config.multiple}, the working window is {facts.grid.window}; use a smaller "
-                "network or stem, or another preset"
-            )
+        _check_window(config, self.stem, "stem", facts)
 
         def example(samples: Samples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             canvas = samples.images.shape[2:]
@@ -110,13 +139,28 @@ class MaskToImage:
             images = warp_image(samples.images, grid)
             return images, condition(masks, samples.positions, facts.num_classes)
 
-        return {"image": NetworkSpec(config=config, example=example)}
+        image = {"image": NetworkSpec(config=config, example=example)}
+        if self.masks == "warped":
+            return image
+        read_asks(self.ask, _foreground(facts))
+        label = label_spec(
+            facts, coding=self.coding, size=self.label_network, stem=self.label_stem,
+            warp=self.label_warp,
+        )  # fmt: skip
+        _check_window(label.config, self.label_stem, "label_stem", facts)
+        return {"label": label} | image
 
     @property
     def evaluations(self) -> int:
-        """Denoiser passes for one image; guidance counts twice."""
+        """Denoiser passes for one image and its mask; guidance counts twice."""
         walk = descend(self.num_steps, shift=self.shift, solver=self.solver)
-        return walk.evaluations * (1 if self.guidance == 1 else 2)
+        image = walk.evaluations * (1 if self.guidance == 1 else 2)
+        return image + (0 if self.masks == "warped" else self.label_steps)
+
+    @property
+    def label_walk(self) -> Walk:
+        """The sampler's walk for label maps."""
+        return descend(self.label_steps, solver="multistep")
 
     def generate(
         self,
@@ -129,7 +173,7 @@ class MaskToImage:
         """One new case on the window for each order, in their order.
 
         Args:
-            networks: {"image": the fitted denoiser}.
+            networks: {"image": the fitted denoiser}, and "label" if masks are generated.
             orders: labelled cases on the canvas of `facts.grid`, each with the number of the copy
                 to make; read lazily.
             facts: those that the networks were fitted with.
@@ -153,10 +197,10 @@ class MaskToImage:
         started: dict[tuple[object, ...], Case] = {}
 
         def jobs() -> Iterator[Job]:
-            for case, copy in orders:
-                key = (case.case_id, copy)
-                generator = generator_for(seed, case.case_id, copy)
-                started[key] = new = self._warped(case, facts, generator, seed, copy, str(walk))
+            for new, generator in self._with_masks(networks, orders, facts, seed, str(walk)):
+                assert new.provenance is not None
+                key = (new.provenance.source_case, new.provenance.copy)
+                started[key] = new
                 yield from self._jobs(new, facts, generator, key)
 
         done: list[Tensor] = []
@@ -173,36 +217,56 @@ class MaskToImage:
                 continue
             del started[job.key]
 
-    def _warped(
+    def _with_masks(
         self,
-        case: Case,
+        networks: Mapping[str, Denoiser],
+        orders: Iterable[tuple[Case, int]],
         facts: DatasetFacts,
-        generator: torch.Generator,
         seed: int,
-        copy: int,
         walk: str,
-    ) -> Case:
-        """The new case with its warped mask and an empty image; one warp for all its slices."""
-        moved = warp_case(
-            case,
-            WarpRange().scaled(self.warp),
-            facts.grid.window,
-            facts.num_classes,
-            generator,
-            blank=True,
-        )
-        return replace(
-            moved,
-            case_id=f"{case.case_id}__s{seed}_c{copy}",
-            provenance=Provenance(
-                source_case=case.case_id,
-                method="mask_to_image",
-                seed=seed,
-                copy=copy,
-                walk=walk,
-                evaluations=self.evaluations,
-            ),
-        )
+    ) -> Iterator[tuple[Case, torch.Generator]]:
+        """The new cases with their masks and empty images, and what draws their noise."""
+        for group in _groups(orders, 1 if self.masks == "warped" else self.batch_size):
+            asked = [o for o in group if self._generates(o[1])]
+            stacks: Iterator[Stack] = iter(())
+            if asked:
+                stacks = iter(
+                    draw_stacks(
+                        networks["label"], asked, facts, self.label_walk, coding=self.coding,
+                        asks=read_asks(self.ask, _foreground(facts)), batch_size=self.batch_size,
+                        seed=seed,
+                    )
+                )  # fmt: skip
+            for case, copy in group:
+                generator = generator_for(seed, case.case_id, copy)
+                details: dict[str, float | str]
+                passes = self.evaluations
+                if self._generates(copy):
+                    stack = next(stacks)
+                    new = _as_drawn(case, stack)
+                    details = {"masks": "generated", "label_evaluations": self.label_steps}
+                    details |= {f"asked_{label}": q for label, q in stack.asked.items()}
+                else:
+                    warp = WarpRange().scaled(self.warp)
+                    window, classes = facts.grid.window, facts.num_classes
+                    new = warp_case(case, warp, window, classes, generator, blank=True)
+                    details = {}
+                    if self.masks == "both":
+                        details, passes = {"masks": "warped"}, passes - self.label_steps
+                origin = Provenance(
+                    source_case=case.case_id,
+                    method="mask_to_image",
+                    seed=seed,
+                    copy=copy,
+                    walk=walk,
+                    evaluations=passes,
+                    details=details,
+                )
+                name = f"{case.case_id}__s{seed}_c{copy}"
+                yield replace(new, case_id=name, provenance=origin), generator
+
+    def _generates(self, copy: int) -> bool:
+        return self.masks == "generated" or (self.masks == "both" and copy % 2 == 1)
 
     def _jobs(
         self, new: Case, facts: DatasetFacts, generator: torch.Generator, key: tuple[object, ...]
@@ -218,6 +282,37 @@ class MaskToImage:
             own = torch.randn(shape, generator=generator)
             noise = self.shared_noise**0.5 * common + (1 - self.shared_noise) ** 0.5 * own
             yield Job(noise, one, key)
+
+
+def _as_drawn(case: Case, stack: Stack) -> Case:
+    """The case with a drawn mask and an empty image."""
+    shape = tuple(stack.mask.shape)
+    return replace(
+        case,
+        image=torch.zeros(len(case.image), *shape),
+        mask=stack.mask,
+        grid=replace(case.grid, shape=shape),
+    )
+
+
+def _groups(orders: Iterable[tuple[Case, int]], size: int) -> Iterator[Sequence[tuple[Case, int]]]:
+    """Orders in groups, read lazily."""
+    source = iter(orders)
+    while group := list(islice(source, size)):
+        yield group
+
+
+def _foreground(facts: DatasetFacts) -> list[str]:
+    return [name for name, index in facts.labels.items() if index]
+
+
+def _check_window(config: NetworkConfig, stem: int, name: str, facts: DatasetFacts) -> None:
+    if any(n % config.multiple for n in facts.grid.window):
+        raise AugmintError(
+            f"a {config.size} network with {name} {stem} needs sizes that are multiples of "
+            f"{config.multiple}, the working window is {facts.grid.window}; use a smaller network "
+            f"or {name}, or another preset"
+        )
 
 
 def condition(masks: Tensor, positions: Tensor, num_classes: int) -> Tensor:

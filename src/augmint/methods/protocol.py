@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -12,6 +12,10 @@ from torch import Tensor
 from augmint.case import Case
 from augmint.diffusion.networks import Denoiser, NetworkConfig
 from augmint.imaging.working import WorkingGrid
+
+# Of `DatasetFacts.areas`.
+QUANTILES = 41
+POSITIONS = 5
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,9 @@ class DatasetFacts:
         grid: The working grid.
         modality: MR, CT, ultrasound or empty.
         domains: Vendors, centres or views.
+        areas: Label to `QUANTILES` evenly spaced quantiles of its size in a sample, the first and
+            the last the least and the largest, for each of `POSITIONS` ranges of slice positions
+            from first to last. Sizes are roots of the share of the window.
     """
 
     channels: int
@@ -33,6 +40,7 @@ class DatasetFacts:
     grid: WorkingGrid
     modality: str = ""
     domains: tuple[str, ...] = ()
+    areas: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -41,7 +49,13 @@ class DatasetFacts:
 
     def to_json(self) -> dict[str, Any]:
         """A plain dict for config files."""
-        return {**asdict(self), "labels": dict(self.labels), "grid": self.grid.to_json()}
+        areas = {name: [list(row) for row in rows] for name, rows in self.areas.items()}
+        return {
+            **asdict(self),
+            "labels": dict(self.labels),
+            "grid": self.grid.to_json(),
+            "areas": areas,
+        }
 
     @staticmethod
     def from_json(facts: Mapping[str, Any]) -> DatasetFacts:
@@ -53,20 +67,36 @@ class DatasetFacts:
             grid=WorkingGrid.from_json(facts["grid"]),
             modality=facts["modality"],
             domains=tuple(facts["domains"]),
+            areas={
+                name: tuple(tuple(row) for row in rows)
+                for name, rows in facts.get("areas", {}).items()
+            },
         )
+
+
+def label_size(inside: Tensor) -> Tensor:
+    """(B,) size of a region (B, *spatial): the root of its share, about a length."""
+    return inside.flatten(1).float().mean(1).sqrt()
+
+
+def position_range(positions: Tensor) -> Tensor:
+    """(B,) which of the `POSITIONS` ranges slice positions (B,) from -1 to 1 lie in."""
+    return ((positions + 1) / 2 * POSITIONS).long().clamp(0, POSITIONS - 1)
 
 
 @dataclass(frozen=True)
 class Samples:
     """A batch on the working canvas: images (B, C, *canvas), masks (B, *canvas), positions (B,).
 
-    Each sample has the name of its case, with `#z003` for a slice.
+    Each sample has the name of its case, with `#z003` for a slice. `below` (B, *canvas) are the
+    masks of the slices before them in their volumes, 255 where there is none.
     """
 
     images: Tensor
     masks: Tensor
     positions: Tensor
     case_ids: tuple[str, ...] = ()
+    below: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +107,12 @@ class NetworkSpec:
         config: How the network is built.
         example: (samples, generator) to the target (B, C, *window) and its condition
             (B, K, *window) or None.
+        labelled: It learns from labelled samples alone, whatever joins the fit.
     """
 
     config: NetworkConfig
     example: Callable[[Samples, torch.Generator], tuple[Tensor, Tensor | None]]
+    labelled: bool = False
 
 
 @runtime_checkable
