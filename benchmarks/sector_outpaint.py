@@ -3,8 +3,9 @@
     python benchmarks/sector_outpaint.py DATA [--work scratch/sectors] [--only sheet seams ...]
 
 DATA holds Dataset050_CAMUS and splits.json. Two networks of one size (for `conditional` and for
-`repaint`) are fitted on the train patients; all else is of validation patients. A fit, and the
-fillings, are done once and found again. Writes benchmarks/results/sector_outpaint.json and, in
+`repaint`) are fitted on the train patients, the sampler's settings were chosen on validation
+patients, and all that is told is of test patients. A fit, and the fillings, are done once and found
+again. Writes benchmarks/results/sector_outpaint.json and, in
 --work, sheet.png: real frames, changed views filled in each way, ten patients, both views.
 
 Seams and distances are of real frames, a part of which was taken for not recorded and filled:
@@ -39,7 +40,7 @@ parser.add_argument("data", type=Path)
 parser.add_argument("--work", type=Path, default=Path("scratch/sectors"))
 parser.add_argument("--preset", default="demo")
 parser.add_argument("--steps", type=int, default=1800)
-parser.add_argument("--patients", type=int, default=40, help="validation patients")
+parser.add_argument("--patients", type=int, default=40, help="test patients")
 parser.add_argument("--device", default="auto")
 parser.add_argument("--only", nargs="*", default=["sheet", "seams", "kernel", "speed"])
 FITTED = ("conditional", "repaint")
@@ -61,7 +62,7 @@ def main() -> None:
             )  # fmt: skip
     runs = {f: load_run(a.work / f"full_{f}", device=a.device) for f in FITTED}
     facts = runs["conditional"].facts
-    chosen = dataset.select(patients=split["validation"][: a.patients])
+    chosen = dataset.select(patients=split["test"][: a.patients])
     ends = [i for i in chosen.items if i.columns["phase"] == "ED"]
     result = {
         "patients": len(chosen.patients),
@@ -91,8 +92,10 @@ def main() -> None:
 
 
 def steps_of(run):
-    """How long a network was fitted."""
-    return yaml.safe_load((run / "config.yaml").read_text())["training"]["steps"]
+    """How long a network was fitted, with the run that it started from."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    before = steps_of(Path(config["init"])) if config["init"] else 0
+    return before + config["training"]["steps"]
 
 
 def method_of(filler, runs, **settings):

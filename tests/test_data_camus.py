@@ -443,7 +443,7 @@ def test_other_folders_are_not_camus(tmp_path):
     write(tmp_path / "patient001" / "patient001_frame01.nii.gz", frame())
     write(tmp_path / "patient001" / "patient001_frame01_gt.nii.gz", reference() > 0)
     assert not is_camus(tmp_path)
-    assert open_dataset(tmp_path).layout == "folders"
+    assert open_dataset(tmp_path).layout == "acdc"
 
 
 # --- Two real patients -------------------------------------------------------------------------

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from augmint.data.checks import check_dataset
+from augmint.data.checks import check_dataset, surrounded_share
 from augmint.data.dataset import open_dataset
 from test_data_dataset import labels_picture, make_nnunet, picture, save
 
@@ -87,3 +87,40 @@ def test_an_unused_validation_list_is_said(tmp_path):
     (root / "mine.json").write_text(json.dumps(lists))
     (problem,) = check_dataset(open_dataset(root / "mine.json"), deep=False)
     assert "the 1 case(s) of its validation list are not used" in problem
+
+
+def test_the_share_of_a_border_counts_neighbours_within_a_slice():
+    plane = np.array([[0, 2, 0, 0], [2, 1, 2, 0], [0, 3, 0, 0]])
+    assert surrounded_share(plane, 1, 2, across=None) == 3 / 4
+    assert surrounded_share(plane, 1, 3, across=None) == 1 / 4
+    # The other slice counts by itself: there the class touches the edge of the image.
+    volume = np.stack([plane, np.array([[1, 0, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]])], axis=2)
+    assert surrounded_share(volume, 1, 2, across=2) == 4 / 6
+    assert np.isnan(surrounded_share(plane, 7, 2, across=None))
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ({"background": 0, "LV": 1, "MYO": 2, "RV": 3}, False),
+        ({"background": 0, "RV": 1, "MYO": 2, "LV": 3}, True),
+        ({"background": 0, "RV": 1, "wall": 2, "LV": 3}, False),
+    ],
+)
+def test_a_heart_without_a_wall_is_found(tmp_path, labels, found):
+    plane = np.zeros((12, 13), np.int64)
+    plane[2:9, 2:9], plane[4:7, 4:7], plane[2:9, 9:12] = 2, 1, 3
+    root = make_nnunet(tmp_path / "D", ["a_001", "a_002"], shape=(12, 13), labels=labels)
+    for name in ("a_001", "a_002"):
+        save(root / "labelsTr" / f"{name}.png", plane)
+    problems = check_dataset(open_dataset(root), deep=True)
+    assert [("2 mask(s) MYO does not surround LV" in p) for p in problems] == [True] * found
+
+
+@pytest.mark.parametrize("name", ["Dataset027_ACDC", "Dataset060_Sunnybrook", "camus_native"])
+def test_real_hearts_have_walls(real_data, name):
+    if not (real_data / name).is_dir():
+        pytest.skip(f"{name} is not there")
+    dataset = open_dataset(real_data / name)
+    some = dataset.select(patients=dataset.patients[:6])
+    assert not any("MYO" in problem for problem in check_dataset(some, deep=True))

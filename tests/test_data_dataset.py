@@ -98,9 +98,9 @@ def test_opening_a_thousand_cases_reads_no_image(tmp_path, monkeypatch):
     read = []
     original = images_module._read
 
-    def count(path, *, as_mask):
+    def count(path, *, as_mask, frame=None):
         read.append(path)
-        return original(path, as_mask=as_mask)
+        return original(path, as_mask=as_mask, frame=frame)
 
     monkeypatch.setattr(images_module, "_read", count)
     dataset = open_dataset(root)

@@ -1,8 +1,10 @@
 import gzip
 import re
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK
 
 from augmint.case import Grid
 from augmint.data.images import (
@@ -394,3 +396,81 @@ def test_native_camus_is_readable_with_its_anisotropic_spacing(real_data):
     assert np.allclose(affine, mask_affine)
     raw = np.fromfile(folder / "patient0001_2CH_ED.raw", np.uint8).reshape(778, 549)
     assert np.array_equal(array[0, :, :, 0], raw.T)
+
+
+# --- Frames of 4-D files -----------------------------------------------------------------------
+
+
+def cine(path, shape=(4, 5, 3, 6), dtype="int16", slope=None):
+    """A 4-D file as nibabel writes it."""
+    array = noise(shape, dtype)
+    image = nibabel.Nifti1Image(array, OBLIQUE)
+    if slope is not None:
+        image.header.set_slope_inter(slope, 10)
+    nibabel.save(image, path)
+    return np.asanyarray(nibabel.load(path).dataobj)
+
+
+@pytest.mark.parametrize("slope", [None, 0.5])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+def test_one_frame_of_a_cine_is_a_volume(tmp_path, ending, slope):
+    path = tmp_path / f"a{ending}"
+    array = cine(path, slope=slope)
+    for frame in range(6):
+        stored, affine, known = read_image(path, channels=1, frame=frame)
+        assert np.array_equal(stored, array[None, ..., frame])
+        assert stored.dtype == array.dtype
+        assert np.allclose(affine, OBLIQUE)
+        assert known
+    # Without a frame the fourth axis stays what it was: channels.
+    assert read_image(path)[0].shape == (6, 4, 5, 3)
+
+
+def test_one_frame_of_a_mask_is_a_mask(tmp_path):
+    array = cine(tmp_path / "m.nii.gz", dtype="uint8")
+    mask, _, _ = read_mask(tmp_path / "m.nii.gz", frame=4)
+    assert np.array_equal(mask, array[..., 4])
+    assert mask.dtype == np.int64
+    with pytest.raises(AugmintError, match="one channel, got 6"):
+        read_mask(tmp_path / "m.nii.gz")
+
+
+def test_reading_a_frame_leaves_the_others_on_the_disk(tmp_path):
+    """Frames before a torn end can be read, so nothing behind them was touched."""
+    path = tmp_path / "a.nii"
+    array = cine(path)
+    path.write_bytes(path.read_bytes()[:-10])
+    assert np.array_equal(read_image(path, frame=4)[0][0], array[..., 4])
+    for frame in (5, None):
+        with pytest.raises(AugmintError, match="unreadable or truncated"):
+            read_image(path, frame=frame)
+
+
+@pytest.mark.parametrize("frame", [-1, 6])
+def test_a_frame_that_is_not_there_is_named(tmp_path, frame):
+    cine(tmp_path / "a.nii.gz")
+    with pytest.raises(AugmintError, match=rf"no frame {frame}, its 6 frames count from 0"):
+        read_image(tmp_path / "a.nii.gz", frame=frame)
+
+
+def test_files_without_frames_are_refused_where_one_is_asked_for(tmp_path):
+    write_image(tmp_path / "a.nii.gz", noise((1, 4, 5, 6), "int16"), grid_for((4, 5, 6)))
+    with pytest.raises(AugmintError, match=r"shape \(4, 5, 6\) holds no frames"):
+        read_image(tmp_path / "a.nii.gz", frame=0)
+    write_image(tmp_path / "a.mha", noise((1, 4, 5, 6), "int16"), grid_for((4, 5, 6)))
+    with pytest.raises(AugmintError, match="frames are read of 4-D NIfTI files alone"):
+        read_mask(tmp_path / "a.mha", frame=0)
+
+
+def test_itk_reads_sheared_axes_by_the_nearest_rotation(tmp_path):
+    """ITK refuses a NIfTI file whose only axes are not orthogonal, and nnU-Net reads through it."""
+    path = tmp_path / "a.nii.gz"
+    write_image(path, noise((1, 4, 5, 6), "int16"), grid_for((4, 5, 6), SHEARED))
+    read = SimpleITK.ReadImage(str(path))
+    spacing = np.linalg.norm(SHEARED[:3, :3], axis=0)
+    assert read.GetSpacing() == pytest.approx(spacing, rel=1e-5)
+    axes = np.reshape(read.GetDirection(), (3, 3))
+    assert np.allclose(axes.T @ axes, np.eye(3), atol=1e-4)
+    assert np.allclose(np.diag([-1, -1, 1]) @ axes, SHEARED[:3, :3] / spacing, atol=0.1)
+    write_image(path, noise((1, 4, 5, 6), "int16"), grid_for((4, 5, 6), OBLIQUE))
+    assert int(nibabel.load(path).header["qform_code"]) == 0

@@ -4,13 +4,15 @@ import csv
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from augmint.data.dataset import open_dataset
 from augmint.data.phantoms import make_phantoms
 from augmint.errors import AugmintError
-from augmint.study.plan import NULL_SEED, open_part, plan_study
+from augmint.study.plan import NULL_SEED, _fingerprint, open_part, plan_study
 from augmint.study.spec import HELD_OUT, Study
 
 
@@ -381,3 +383,12 @@ def test_folds_and_sides_without_a_common_label(base):
 def test_patients_that_cannot_be_had(base, changes, message):
     with pytest.raises(AugmintError, match=message):
         plan_study(study_of(**changes), base)
+
+
+def test_another_frame_of_the_same_file_is_other_data(base):
+    dataset = open_dataset(base / "train")
+    marks = {
+        _fingerprint(replace(dataset, items=(replace(dataset.items[0], frame=frame),)))
+        for frame in (None, 0, 3)
+    }
+    assert len(marks) == 3

@@ -67,6 +67,13 @@ def test_what_can_be_written_is_kept_byte_for_byte(tmp_path, ending):
         assert before.masks[0].read_bytes() == after.masks[0].read_bytes()
 
 
+def test_a_frame_of_a_4d_file_is_never_copied_whole(tmp_path):
+    dataset = open_dataset(pictures(tmp_path / "data", ".png"))
+    one = replace(dataset, items=tuple(replace(item, frame=0) for item in dataset.items))
+    assert keeps_files(dataset)
+    assert not keeps_files(one)
+
+
 def test_what_cannot_be_written_is_converted(tmp_path):
     dataset, again = real_of(pictures(tmp_path / "data", ".bmp"), tmp_path / "out")
     assert not keeps_files(dataset)

@@ -249,7 +249,7 @@ def _help(text: str, *flags: str, **more: Any) -> Any:
 Data = Annotated[
     Path | None,
     typer.Argument(
-        metavar="DATA", help="nnU-Net, Decathlon, MONAI, BIDS, CAMUS or paired folders."
+        metavar="DATA", help="nnU-Net, Decathlon, MONAI, BIDS, CAMUS, ACDC, M&Ms or paired folders."
     ),
 ]
 Out = Annotated[

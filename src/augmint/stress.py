@@ -289,7 +289,7 @@ def _aspect(grid: Grid, item: Item) -> float | None:
 
 
 def _stored(dataset: Dataset, item: Item) -> np.ndarray:
-    return read_image(item.images, channels=len(dataset.channel_names) or None)[0]
+    return dataset.read_stored(item)[0]
 
 
 def _ending(dataset: Dataset) -> str:

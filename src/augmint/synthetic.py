@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from augmint.data.dataset import Dataset, Item
-from augmint.data.images import META, NIFTI, PLAIN, TIFF, read_image, write_image, write_mask
+from augmint.data.images import META, NIFTI, PLAIN, TIFF, write_image, write_mask
 from augmint.data.splits import Fold
 from augmint.errors import AugmintError
 from augmint.methods.protocol import DatasetFacts
@@ -56,7 +56,10 @@ def check_cases(dataset: Dataset, talk: Talk, method: object = None) -> None:
 
 
 def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:
-    """Copy the real cases, byte for byte where nnU-Net can read them as they are."""
+    """Copy the real cases, byte for byte where nnU-Net can read them as they are.
+
+    A case that is one frame of a 4-D file becomes a file of its own.
+    """
     as_is = keeps_files(dataset)
     ending = dataset.file_ending if as_is else converted_ending(dataset)
     channels = 1
@@ -89,7 +92,7 @@ def keeps_files(dataset: Dataset) -> bool:
     """Whether the stored files can stand in an nnU-Net dataset unchanged."""
     unchanged = all(stored == index for stored, index in dataset.table.indices.items())
     plain = dataset.layout == "nnunet" and dataset.file_ending.lower() in KEPT and unchanged
-    return plain and all(len(i.masks) == 1 for i in dataset.items)
+    return plain and all(len(i.masks) == 1 and i.frame is None for i in dataset.items)
 
 
 def files_of_cases(dataset: Dataset, channels: int) -> dict[str, int]:
@@ -112,7 +115,7 @@ def _copy(dataset: Dataset, item: Item, folder: Path, ending: str, as_is: bool) 
         copy_file(item.masks[0], labels / f"{item.case_id}{ending}")
         return len(item.images), ending.lower() in NIFTI + META
     case = dataset.load(item)
-    stored, _, _ = read_image(item.images, channels=len(dataset.channel_names) or None)
+    stored, _, _ = dataset.read_stored(item)
     for channel in range(len(stored)):
         path = images / f"{item.case_id}_{channel:04d}{ending}"
         write_image(path, stored[channel : channel + 1], case.grid)

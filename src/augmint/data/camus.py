@@ -10,12 +10,12 @@ Source: Leclerc et al., IEEE TMI 2019;38(9):2198.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from augmint.data.images import META, NIFTI, ending_of, stem_of
+from augmint.data.frames import frame_files, patient_folders, read_frames, read_info, read_lines
+from augmint.data.images import META, NIFTI, ending_of
 from augmint.data.layout import Found, Listing, listed, parse_labels, read_json
 from augmint.errors import AugmintError
 
@@ -48,7 +48,6 @@ COLUMNS = {
 }
 WHOLE = ("ed_frame", "es_frame", "frames")
 WORDS = ("sex", "image_quality")
-UNKNOWN = ("", "nan", "n/a", "na", "none")
 
 Splits = dict[str, tuple[Found, ...]]
 
@@ -105,49 +104,7 @@ def read_cfg(path: Path) -> dict[str, str]:
         AugmintError: naming the line, if it is not `key: value`, repeats a key, or holds no number
             where one belongs.
     """
-    if not path.is_file():
-        return {}
-    columns: dict[str, str] = {}
-    for number, line in enumerate(_lines(path), start=1):
-        if not line:
-            continue
-        place = f"{path}, line {number}"
-        key, colon, value = (part.strip() for part in line.partition(":"))
-        if not colon:
-            raise AugmintError(
-                f"{place}: {line!r} is not `key: value`; correct the line, or remove the file to "
-                "read its frames without columns"
-            )
-        column = COLUMNS.get(key)
-        if column is None or value.lower() in UNKNOWN:
-            continue
-        if column in columns:
-            raise AugmintError(f"{place}: {key} is given twice; keep one line")
-        if column not in WORDS and not _is_number(value, whole=column in WHOLE):
-            kind = "a whole number" if column in WHOLE else "a number"
-            raise AugmintError(
-                f"{place}: {key} must be {kind} of 0 or more, got {value!r}; correct the line, or "
-                "leave the value empty if it is unknown"
-            )
-        columns[column] = value
-    return columns
-
-
-def _lines(path: Path) -> list[str]:
-    """The lines of a text file, stripped."""
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise AugmintError(f"{path}: not readable as text ({error}); copy it again") from error
-
-
-def _is_number(value: str, *, whole: bool) -> bool:
-    if whole:
-        return value.isascii() and value.isdigit()
-    try:
-        return 0 <= float(value) < math.inf
-    except ValueError:
-        return False
+    return read_info(path, COLUMNS, whole=WHOLE, words=WORDS)
 
 
 def _patient_folders(root: Path) -> list[Path]:
@@ -155,21 +112,8 @@ def _patient_folders(root: Path) -> list[Path]:
     return [
         folder
         for folder in (root, *(root / name for name in FOLDERS))
-        if folder.is_dir() and any(_frames(patient) for patient in _patients(folder))
+        if any(frame_files(p, FRAME, NIFTI + META) for p in patient_folders(folder, PATIENT))
     ]
-
-
-def _patients(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if PATIENT.match(p.name) and p.is_dir())
-
-
-def _frames(patient: Path) -> list[Path]:
-    """Annotated frames and their masks; neither loops nor hidden files are named like them."""
-    return sorted(
-        path
-        for path in patient.iterdir()
-        if ending_of(path) in NIFTI + META and FRAME.match(stem_of(path))
-    )
 
 
 def _one_release(root: Path, folders: Sequence[Path]) -> Sequence[Path]:
@@ -216,7 +160,7 @@ def _read_lists(
     split_of: dict[str, str] = {}
     for split, name in LISTS.items():
         path = lists / name
-        for number, patient in enumerate(_lines(path) if path.is_file() else (), start=1):
+        for number, patient in enumerate(read_lines(path) if path.is_file() else (), start=1):
             if not patient:
                 continue
             if not PATIENT.match(patient):
@@ -247,7 +191,9 @@ def _read_lists(
 
 def _read_folder(folder: Path) -> dict[str, tuple[Found, ...]]:
     """Patient -> its cases."""
-    by_patient = {patient.name: _read_patient(patient) for patient in _patients(folder)}
+    by_patient = {
+        patient.name: _read_patient(patient) for patient in patient_folders(folder, PATIENT)
+    }
     if empty := [name for name, cases in by_patient.items() if not cases]:
         raise AugmintError(
             f"{folder}: no frame such as {empty[0]}_2CH_ED.nii.gz or .mhd in {listed(empty)}; "
@@ -258,35 +204,17 @@ def _read_folder(folder: Path) -> dict[str, tuple[Found, ...]]:
 
 def _read_patient(patient: Path) -> tuple[Found, ...]:
     """The cases of one patient, with their masks and the columns of its cfg files."""
-    files: dict[str, Path] = {}
-    for path in _frames(patient):
-        stem = stem_of(path)
-        if not stem.startswith(f"{patient.name}_"):
-            raise AugmintError(f"{path}: lies in the folder of another patient; move it")
-        if stem in files:
-            raise AugmintError(
-                f"{patient}: {files[stem].name} and {path.name} are one frame; keep one release "
-                "in a folder"
-            )
-        files[stem] = path
-    if orphans := [s for s in files if s.endswith("_gt") and s.removesuffix("_gt") not in files]:
-        raise AugmintError(
-            f"{patient}: no image for the mask(s) {listed(orphans)}; complete the download"
-        )
     columns = {view: read_cfg(patient / f"Info_{view}.cfg") for view in ("2CH", "4CH")}
     cases = []
-    for stem, path in files.items():
-        if stem.endswith("_gt"):
-            continue
+    for stem, frame in read_frames(patient, FRAME, NIFTI + META).items():
         _, view, phase = stem.split("_")
-        mask = files.get(f"{stem}_gt")
         # Numbered from 1 as the training patients are, but other people.
-        renumbered = patient.absolute().parent.name == "testing" and ending_of(path) in META
+        renumbered = patient.absolute().parent.name == "testing" and ending_of(frame.image) in META
         cases.append(
             Found(
                 case_id=f"testing_{stem}" if renumbered else stem,
-                images=(path,),
-                masks=() if mask is None else (mask,),
+                images=(frame.image,),
+                masks=() if frame.mask is None else (frame.mask,),
                 columns={"view": view, "phase": phase, **columns[view]},
             )
         )

@@ -12,13 +12,16 @@ import numpy as np
 import torch
 
 from augmint.case import Case, Grid, Provenance
+from augmint.data.acdc import is_acdc, list_acdc
 from augmint.data.bids import list_bids
 from augmint.data.camus import is_camus, list_camus
 from augmint.data.datalist import check_splits, list_datalist
 from augmint.data.folders import find_folders, has_suffixed_masks, list_folders
-from augmint.data.images import read_image, read_mask
+from augmint.data.images import Stored, read_image, read_mask
 from augmint.data.labels import LabelTable, build_table
 from augmint.data.layout import Listing, listed, read_json
+from augmint.data.mnms import is_mnms, list_mnms
+from augmint.data.mnms2 import is_mnms2, list_mnms2
 from augmint.data.nnunet import list_nnunet
 from augmint.data.patients import find_origins
 from augmint.errors import AugmintError
@@ -29,6 +32,13 @@ MODALITY_WORDS = {
     "CT": re.compile(r"\b(?:cb)?ct\b", re.I),
     "MR": re.compile(r"mri\b|\bmr\b|\bt[12](?:\b|w|c|gd)|\b(?:flair|adc|dwi|bssfp|lge|pd)\b", re.I),
 }
+# Published datasets in their native layouts.
+RELEASES = (
+    (is_camus, list_camus),
+    (is_acdc, list_acdc),
+    (is_mnms, list_mnms),
+    (is_mnms2, list_mnms2),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class Item:
         columns: The row of cases.csv and what the layout says (view, phase, fold, ...).
         synthetic: Listed as synthetic in the dataset's manifest.
         provenance: Where a synthetic case came from; None for a real one.
+        frame: Which index on the last axis of 4-D files is this case; None for whole files.
     """
 
     case_id: str
@@ -54,6 +65,7 @@ class Item:
     columns: Mapping[str, str]
     synthetic: bool = False
     provenance: Provenance | None = None
+    frame: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,8 @@ class Dataset:
     Attributes:
         root: Its folder.
         name: Its name.
-        layout: `nnunet`, `folders`, `decathlon`, `datalist`, `bids` or `camus`.
+        layout: `nnunet`, `folders`, `decathlon`, `datalist`, `bids`, `camus`, `acdc`, `mnms` or
+            `mnms2`.
         items: Its cases, sorted by name.
         labels: Class name -> index, consecutive from background: 0, after the label map.
         annotated: Classes that an annotator looked for, background left out.
@@ -77,6 +90,7 @@ class Dataset:
         patient_regex: As it was opened with.
         label_map: As it was opened with.
         left_out: Names of the splits that were not opened, and how many cases they list.
+        notes: What of the release is not read, and why, one sentence each.
     """
 
     root: Path
@@ -95,6 +109,7 @@ class Dataset:
     patient_regex: str | None = None
     label_map: Mapping[str, str | None] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -112,6 +127,18 @@ class Dataset:
         """All named domains, sorted."""
         return tuple(sorted({item.domain for item in self.items if item.domain}))
 
+    def read_stored(self, item: Item) -> Stored:
+        """The image of one case as its files store it, before intensities are mapped.
+
+        Returns:
+            The array (C, *spatial) in its stored type, the affine, and whether the format carries
+            a spacing. Of a 4-D file only the case's own frame is read.
+
+        Raises:
+            AugmintError: if a file is missing, unreadable, truncated, empty or not finite.
+        """
+        return read_image(item.images, channels=len(self.channel_names) or None, frame=item.frame)
+
     def load(self, item: Item) -> Case:
         """Read one case.
 
@@ -119,7 +146,7 @@ class Dataset:
             AugmintError: if a file is missing, unreadable, truncated, empty or not finite, if
                 image and mask differ in shape, or if the mask holds anything but its labels.
         """
-        stored, affine, known = read_image(item.images, channels=len(self.channel_names) or None)
+        stored, affine, known = self.read_stored(item)
         grid = Grid(stored.shape[1:], affine, known and self.spacing_known is not False)
         intensity = fit_intensity(stored, self.modality)
         details = (self.modality, item.columns.get("organ"), item.columns.get("finding"))
@@ -173,7 +200,7 @@ class Dataset:
         """The union of an item's masks as class indices, or None where it has none."""
         united: np.ndarray | None = None
         for path in item.masks:
-            stored, _, _ = read_mask(path)
+            stored, _, _ = read_mask(path, frame=item.frame)
             if stored.shape != grid.shape:
                 raise AugmintError(
                     f"case {item.case_id!r}: image {grid.shape} and mask {stored.shape} "
@@ -202,8 +229,8 @@ def open_dataset(
 ) -> Dataset:
     """Open a dataset by its layout; no image is read.
 
-    Recognised are nnU-Net raw, Medical Decathlon, MONAI datalists, BIDS, CAMUS as published, and
-    paired folders.
+    Recognised are nnU-Net raw, Medical Decathlon, MONAI datalists, BIDS, paired folders, and
+    CAMUS, ACDC, M&Ms and M&Ms-2 as published.
 
     Args:
         path: A folder, or a dataset.json or datalist.
@@ -242,6 +269,7 @@ def open_dataset(
                 columns=origin.columns,
                 synthetic=origin.provenance is not None,
                 provenance=origin.provenance,
+                frame=found.frame,
             )
         )
     return Dataset(
@@ -261,6 +289,7 @@ def open_dataset(
         patient_regex=patient_regex,
         label_map=label_map,
         left_out={name: len(found) for name, found in listing.other_splits.items()},
+        notes=listing.notes,
     )
 
 
@@ -287,8 +316,9 @@ def list_cases(path: Path, split: str = "train") -> Listing:
         return list_nnunet(path, content, split)
     if datalist.is_file():
         return list_datalist(datalist, read_json(datalist), "datalist", split)
-    if is_camus(path):
-        return list_camus(path, split)
+    for is_release, list_release in RELEASES:
+        if is_release(path):
+            return list_release(path, split)
     if split != "train":
         raise AugmintError(f"{path}: this layout has no split {split!r}; open the other folder")
     if any(path.glob("sub-*/anat")) or any(path.glob("sub-*/ses-*/anat")):
@@ -298,8 +328,10 @@ def list_cases(path: Path, split: str = "train") -> Listing:
     raise AugmintError(
         f"{path}: not a dataset; looked for dataset.json with imagesTr (nnU-Net) or a training "
         "list (Decathlon), datalist.json (MONAI), sub-*/anat (BIDS), patientNNNN with "
-        "patientNNNN_2CH_ED (CAMUS), images/ with masks/, labels/ or annotations/, and files with "
-        "a mask x_mask, x_seg or x_gt beside them"
+        "patientNNNN_2CH_ED (CAMUS), patientNNN with patientNNN_frame01 (ACDC), CODE with CODE_sa, "
+        "in Training/Labeled, Validation or Testing (M&Ms), dataset/NNN with NNN_SA_ED (M&Ms-2), "
+        "images/ with masks/, labels/ or annotations/, and files with a mask x_mask, x_seg or x_gt "
+        "beside them"
     )
 
 

@@ -33,7 +33,9 @@ def stem_of(path: Path) -> str:
     return path.name[: len(path.name) - len(ending_of(path))]
 
 
-def read_image(paths: Path | Sequence[Path], *, channels: int | None = None) -> Stored:
+def read_image(
+    paths: Path | Sequence[Path], *, channels: int | None = None, frame: int | None = None
+) -> Stored:
     """Read one image, one file per channel or one file that holds them all.
 
     NIfTI and MetaImage keep their axes as stored (x, y, z) and an affine in RAS; the last axis of
@@ -44,19 +46,21 @@ def read_image(paths: Path | Sequence[Path], *, channels: int | None = None) -> 
     Args:
         paths: The files, in the order of the channels.
         channels: The number of channels expected; None for as many as there are.
+        frame: Read this index on the last axis of a 4-D NIfTI file alone, from 0: that axis is
+            then time, and the rest of the file stays on the disk.
 
     Returns:
         The array (C, *spatial) in its stored type, the affine (n + 1, n + 1) for n spatial axes,
         and whether the format carries a spacing.
 
     Raises:
-        AugmintError: if a file is missing, unreadable, truncated, empty or not finite, or if the
-            files differ in shape or affine.
+        AugmintError: if a file is missing, unreadable, truncated, empty or not finite, if it has
+            no such frame, or if the files differ in shape or affine.
     """
     files = [paths] if isinstance(paths, Path) else list(paths)
     if not files:
         raise AugmintError("an image needs one file at least, none was given")
-    stored = [_read(path, as_mask=False) for path in files]
+    stored = [_read(path, as_mask=False, frame=frame) for path in files]
     array, affine, known = stored[0]
     for path, (other, other_affine, _) in zip(files[1:], stored[1:]):
         if other.shape != array.shape:
@@ -88,16 +92,21 @@ def read_image(paths: Path | Sequence[Path], *, channels: int | None = None) -> 
     return array, affine, known
 
 
-def read_mask(path: Path) -> Stored:
+def read_mask(path: Path, *, frame: int | None = None) -> Stored:
     """Read one mask file.
+
+    Args:
+        path: The file.
+        frame: Read this index on the last axis of a 4-D NIfTI file alone, from 0.
 
     Returns:
         The labels (*spatial) as stored, int64; the affine; whether the format has a spacing.
 
     Raises:
-        AugmintError: if the file is missing, unreadable, in colour, or holds non-integer values.
+        AugmintError: if the file is missing, unreadable, in colour, has no such frame, or holds
+            non-integer values.
     """
-    array, affine, known = _read(path, as_mask=True)
+    array, affine, known = _read(path, as_mask=True, frame=frame)
     if array.shape[0] in (2, 3, 4) and ending_of(path) in PLAIN + TIFF:
         array = _without_copies(array)
     if array.shape[0] != 1:
@@ -181,14 +190,16 @@ def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
     write_image(path, mask.astype(np.uint8 if small else np.uint16)[None], grid)
 
 
-def _read(path: Path, *, as_mask: bool) -> Stored:
+def _read(path: Path, *, as_mask: bool, frame: int | None = None) -> Stored:
     """One file as (C, *spatial), its affine, and whether the format carries a spacing."""
     if not path.is_file():
         raise AugmintError(f"{path}: no such file")
     ending = ending_of(path)
+    if frame is not None and ending not in NIFTI:
+        raise AugmintError(f"{path}: frames are read of 4-D NIfTI files alone; give a file each")
     try:
         if ending in NIFTI:
-            stored = _read_nifti(path)
+            stored = _read_nifti(path, frame)
         elif ending in META:
             stored = _read_meta(path)
         elif ending in TIFF:
@@ -230,11 +241,22 @@ def _without_copies(array: np.ndarray) -> np.ndarray:
     return array[:1] if (array == array[:1]).all() else array
 
 
-def _read_nifti(path: Path) -> Stored:
+def _read_nifti(path: Path, frame: int | None) -> Stored:
     import nibabel
 
     image = nibabel.load(path, mmap=False)  # type: ignore[attr-defined]
-    array = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
+    if frame is None:
+        array = np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
+    else:
+        shape = image.shape  # type: ignore[attr-defined]
+        if len(shape) != 4:
+            raise AugmintError(f"{path}: shape {shape} holds no frames; give a 4-D file")
+        if not 0 <= frame < shape[3]:
+            raise AugmintError(
+                f"{path}: no frame {frame}, its {shape[3]} frames count from 0; correct the table "
+                "that names its frames"
+            )
+        array = np.asanyarray(image.dataobj[..., frame])  # type: ignore[attr-defined]
     while array.ndim > 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim == 5 and array.shape[3] == 1:  # NIfTI stores vectors on the fifth axis
@@ -270,6 +292,11 @@ def _write_nifti(path: Path, array: np.ndarray, grid: Grid) -> None:
         data, own = data.T, _turned(own)
     affine[:n, :n], affine[:n, 3] = own[:n, :n], own[:n, n]
     image = nibabel.Nifti1Image(data, affine, dtype=data.dtype)  # type: ignore[no-untyped-call]
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-6):
+        # The sform keeps such axes as they are, and ITK refuses a file that has no other: nnU-Net
+        # reads through ITK. The qform can only hold a rotation, the nearest one.
+        image.set_qform(affine, code="scanner")  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     nibabel.save(image, path)  # type: ignore[attr-defined]
 

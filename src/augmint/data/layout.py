@@ -21,12 +21,14 @@ class Found:
         images: One file per channel, or one RGB or 4-D file.
         masks: Empty where unlabelled; several are united.
         columns: What the layout itself says about the case (fold, folder, session).
+        frame: Which index on the last axis of 4-D files is this case; None for whole files.
     """
 
     case_id: str
     images: tuple[Path, ...]
     masks: tuple[Path, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
+    frame: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Listing:
     Attributes:
         root: The folder that relative paths start from.
         name: The dataset's name.
-        layout: `nnunet`, `folders`, `decathlon`, `datalist`, `bids` or `camus`.
+        layout: `nnunet`, `folders`, `decathlon`, `datalist`, `bids`, `camus`, `acdc`, `mnms` or
+            `mnms2`.
         found: The cases, sorted by name.
         labels: Label name to the value stored in the masks, background included; None where
             nobody named them: the masks must then be binary.
@@ -46,6 +49,8 @@ class Listing:
         file_ending: The images' file name ending.
         licence: The licence of the data, as it states it.
         other_splits: Split name -> the cases of a split that was not asked for.
+        patient_rule: What names the patients in the column `patient` of `found`, in words.
+        notes: What of the release is not read, and why, one sentence each.
     """
 
     root: Path
@@ -59,6 +64,8 @@ class Listing:
     file_ending: str = ""
     licence: str = ""
     other_splits: Mapping[str, tuple[Found, ...]] = field(default_factory=dict)
+    patient_rule: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def read_json(path: Path) -> Any:

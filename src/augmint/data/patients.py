@@ -16,6 +16,8 @@ BUILT_IN_RULES = {
     "sub-*": re.compile(r"^(sub-[A-Za-z0-9]+)"),
     "patientNNN": re.compile(r"^((?:testing_)?patient\d{3,4})(?!\d)"),
     "SC-*-NN": re.compile(r"^(SC-[A-Z]+-(?:[A-Z]+-)?\d+)(?!\d)"),
+    "codes of M&Ms": re.compile(r"^([A-Z]\d[A-Z]\d[A-Z]\d)(?=_)"),
+    "numbers of M&Ms-2": re.compile(r"^(\d{3})(?=_(?:SA|LA)_E[DS])"),
 }
 APICAL_VIEW = re.compile(r"_(2CH|4CH)(?:_|$)")
 CARDIAC_PHASE = re.compile(r"_(ED|ES)(?:_|$)")
@@ -80,7 +82,9 @@ def find_origins(
     unlisted = {case_id: row for case_id, row in columns.items() if case_id not in patients}
     rule = "the column `patient` of manifest.csv"
     if unlisted:
-        named, other = _name_patients(unlisted, patient_regex)
+        in_table = any("patient" in row for row in table.values())
+        source = "" if in_table else listing.patient_rule
+        named, other = _name_patients(unlisted, patient_regex, source)
         rule = f"{rule}, else {other}" if patients else other
         patients.update(named)
     origins = {}
@@ -103,11 +107,13 @@ def find_origins(
 
 
 def _name_patients(
-    columns: Mapping[str, Mapping[str, str]], regex: str | None
+    columns: Mapping[str, Mapping[str, str]], regex: str | None, source: str
 ) -> tuple[dict[str, str], str]:
-    """Patients of real cases from their `patient` column, else from their names."""
+    """Patients of real cases from their `patient` column, which `source` gave, or their names."""
     if not any("patient" in row for row in columns.values()):
         return _patients_by_name(list(columns), regex)
+    if regex is not None and source:
+        raise AugmintError(f"{source} name the patients already; leave out the patient expression")
     if regex is not None:
         raise AugmintError(
             "cases.csv or the datalist names the patients already; leave out the patient "
@@ -117,7 +123,7 @@ def _name_patients(
     nameless = [case_id for case_id, patient in patients.items() if not patient]
     if nameless:
         raise AugmintError(f"the column `patient` is empty for {listed(nameless)}; fill it in")
-    return patients, "the column `patient` of cases.csv or the datalist"
+    return patients, source or "the column `patient` of cases.csv or the datalist"
 
 
 def _by_case(path: Path) -> dict[str, dict[str, str]]:

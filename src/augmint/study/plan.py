@@ -367,7 +367,8 @@ def _fingerprint(dataset: Dataset) -> str:
     """Of a dataset's content: its labels, masks, and the names and sizes of its images."""
     digest = hashlib.sha256(json.dumps(dict(dataset.labels), sort_keys=True).encode())
     for item in dataset.items:
-        digest.update(f"{item.case_id} {item.patient_id}".encode())
+        frame = "" if item.frame is None else f" {item.frame}"
+        digest.update(f"{item.case_id} {item.patient_id}{frame}".encode())
         for image in item.images:
             digest.update(f"{image.name} {image.stat().st_size}".encode())
         for mask in item.masks:

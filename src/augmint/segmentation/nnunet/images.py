@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from augmint.data.dataset import Dataset, Item
-from augmint.data.images import read_image, write_image
+from augmint.data.images import write_image
 from augmint.errors import AugmintError
 from augmint.segmentation.nnunet.commands import link_or_copy
 
@@ -32,8 +32,8 @@ def stage_images(
     """
     folder.mkdir(parents=True, exist_ok=True)
     for item in dataset.items:
-        as_is = len(item.images) == num_files and all(p.name.endswith(ending) for p in item.images)
-        if as_is:
+        whole = len(item.images) == num_files and item.frame is None
+        if whole and all(p.name.endswith(ending) for p in item.images):
             for number, source in enumerate(item.images):
                 target = folder / f"{item.case_id}_{number:04d}{ending}"
                 if not target.exists():
@@ -45,7 +45,7 @@ def stage_images(
 def _convert(
     dataset: Dataset, item: Item, folder: Path, ending: str, channels: int, num_files: int
 ) -> None:
-    stored, _, _ = read_image(item.images, channels=len(dataset.channel_names) or None)
+    stored, _, _ = dataset.read_stored(item)
     if len(stored) != channels:
         raise AugmintError(
             f"case {item.case_id!r} has {len(stored)} channel(s), the model was trained on "
