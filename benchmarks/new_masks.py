@@ -9,6 +9,7 @@ Writes benchmarks/results/new_masks.json and, in --work, sheets of drawn and of 
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ from augmint.methods.label_diffusion import draw_stacks, read_asks
 from augmint.prepare import prepare
 from augmint.presets import preset_named
 from augmint.progress import Talk
+from augmint.quality.validity import Limits, fit_limits, judge
+from augmint.quality.validity_rules import rules_for
 from augmint.report import sheet, tile
 from results import commit, save
 
@@ -61,6 +64,8 @@ def main() -> None:
         "real": {**shapes(real, train, facts.labels), "nearest real": nearest(real, train)},
         "drawn": {},
     }  # fmt: skip
+    limits = fit_limits(stacks_of(prepared.pool, facts), facts.labels, rules_for(facts.labels))
+    result["real"]["valid"] = valid([c.mask for c in cases], facts, limits)
     show(a.work, "real", [c.mask for c in cases][:8], facts)
     for coding in a.coding:
         method = build_method("mask_to_image", {"masks": "generated", "coding": coding})
@@ -88,7 +93,8 @@ def main() -> None:
             )  # fmt: skip
             drawn = torch.cat([s.mask.movedim(-1, 0) for s in stacks])
             found[text or "nothing asked"] = {
-                **shapes(drawn, real, facts.labels), "nearest real": nearest(drawn, train)
+                **shapes(drawn, real, facts.labels), "nearest real": nearest(drawn, train),
+                "valid": valid([s.mask for s in stacks], facts, limits),
             }  # fmt: skip
             name = f"{coding} {text}".strip().replace(" ", "_").replace(">", "over")
             shown = [s.mask for s in stacks][: 8 * a.copies : a.copies]
@@ -96,6 +102,24 @@ def main() -> None:
         result["drawn"][coding] = found
         print(coding, json.dumps(found, indent=1), flush=True)
     save("new_masks", result)
+
+
+def stacks_of(pool, facts):
+    """The training volumes' masks on the window, (H, W, Z) each."""
+    masks = pool.crop(facts.grid.window).masks
+    found = {}
+    for mask, name in zip(masks, pool.case_ids):
+        found.setdefault(name.rpartition("#")[0], []).append(mask)
+    return [torch.stack(m, -1).numpy() for m in found.values()]
+
+
+def valid(stacks, facts, limits: Limits):
+    """Share of stacks without a broken rule, and how often each rule is broken."""
+    rules = rules_for(facts.labels)
+    judged = [judge(s.numpy(), facts.labels, rules, limits) for s in stacks]
+    broken = Counter(q for v in judged for q in set(v.quantities))
+    share = sum(v.ok for v in judged) / len(judged)
+    return {"stacks": len(judged), "share": round(share, 3), "broken": dict(broken.most_common(8))}
 
 
 def shapes(masks, others, labels):
