@@ -104,6 +104,14 @@ def test_a_shift_spends_more_steps_near_noise():
     assert all(s > p for s, p in zip(shifted[1:-1], plain[1:-1]))
 
 
+def test_a_power_shortens_each_step():
+    ts = levels(4, power=2.0)
+    assert ts == pytest.approx([1, 0.5625, 0.25, 0.0625, 0])
+    steps = [a - b for a, b in pairwise(levels(6, start=0.8, shift=0.7, power=2.0))]
+    assert sum(steps) == pytest.approx(0.8)
+    assert steps == sorted(steps, reverse=True)
+
+
 @pytest.mark.parametrize("wrong", [{"num_steps": 0}, {"num_steps": 3, "start": 1.2}])
 def test_impossible_walks_are_refused(wrong):
     with pytest.raises(ValueError, match="a walk"):

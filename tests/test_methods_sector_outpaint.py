@@ -534,7 +534,7 @@ def test_evaluations_are_those_that_are_told():
         ({"band": 5}, "band is from 0 to 4; got 5"),
         ({"stem": 0}, "stem is 1 or more; got 0"),
         ({"num_steps": 0}, "num_steps is 1 or more; got 0"),
-        ({"time_shift": 0}, "time_shift is above 0; got 0"),
+        ({"time_power": 0}, "time_power is above 0; got 0"),
         ({"jump_length": 50}, "jump_length is 1 or more and below repaint_steps; got 50"),
         ({"num_resamples": 0}, "num_resamples is 1 or more; got 0"),
         ({"batch_size": 0}, "batch_size is 1 or more; got 0"),

@@ -70,10 +70,13 @@ def logit_normal(uniform: Tensor, *, mean: float = 0.0, std: float = 1.4) -> Ten
     return torch.sigmoid(mean + std * normal).to(uniform.dtype)
 
 
-def levels(num_steps: int, *, start: float = 1.0, shift: float = 1.0) -> tuple[float, ...]:
+def levels(
+    num_steps: int, *, start: float = 1.0, shift: float = 1.0, power: float = 1.0
+) -> tuple[float, ...]:
     """`num_steps` + 1 levels from `start` down to 0.
 
-    `shift` > 1 spends more of the steps near pure noise: t' = s t / (1 + (s - 1) t).
+    `shift` > 1 spends more of the steps near pure noise: t' = s t / (1 + (s - 1) t). `power` > 1
+    makes each step towards the image shorter than the one before: t' = t^power.
     """
     if num_steps < 1:
         raise ValueError(f"a walk has at least one step; got {num_steps}")
@@ -81,7 +84,7 @@ def levels(num_steps: int, *, start: float = 1.0, shift: float = 1.0) -> tuple[f
         raise ValueError(f"a walk starts at a level in (0, 1]; got {start}")
     # The unshifted level that the shift brings to `start`.
     before = start / (shift - (shift - 1) * start)
-    plain = [before * (1 - i / num_steps) for i in range(1, num_steps + 1)]
+    plain = [before * (1 - i / num_steps) ** power for i in range(1, num_steps + 1)]
     return (start, *(shift * t / (1 + (shift - 1) * t) for t in plain))
 
 

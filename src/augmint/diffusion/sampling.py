@@ -53,10 +53,15 @@ class Walk:
 
 
 def descend(
-    num_steps: int, *, start: float = 1.0, shift: float = 1.0, solver: Solver = "heun"
+    num_steps: int,
+    *,
+    start: float = 1.0,
+    shift: float = 1.0,
+    power: float = 1.0,
+    solver: Solver = "heun",
 ) -> Walk:
-    """From `start` (1: pure noise; less: a noised reference, SDEdit) down to 0."""
-    ts = levels(num_steps, start=start, shift=shift)
+    """From `start` (1: pure noise; less: a noised reference, SDEdit) down to 0; see `levels`."""
+    ts = levels(num_steps, start=start, shift=shift, power=power)
     return Walk(tuple(Move(a, b) for a, b in pairwise(ts)), solver)
 
 

@@ -80,12 +80,14 @@ class SectorOutpaint:
         widest: Largest angle between the sides of a new sector, degrees.
         least_kept: Least share of the labelled pixels that must stay in view.
         margin: Pixels along the recorded sector's edges that are not trusted.
-        band: Pixels over which recorded tissue passes into painted tissue.
+        band: Pixels over which recorded tissue passes into painted tissue; a mean of both is
+            smoother than either, so 0 is harder to find.
         network: Size of the denoiser: tiny, small, medium or large.
         stem: Pixel-unshuffle factor in front of it.
         num_steps: Evaluations of `conditional`.
         solver: Of `conditional`: euler, heun (twice the evaluations) or multistep.
-        time_shift: Of `conditional`: below 1, more of the steps near the finished image.
+        time_power: Of `conditional`: above 1, each step is shorter than the one before. The last
+            ones make the speckle, and one long last step leaves a mean that is smooth.
         repaint_steps: Steps of `repaint`; the published schedule has 250.
         jump_length: Of `repaint`; published 10.
         num_resamples: Of `repaint`; published 10.
@@ -106,12 +108,12 @@ class SectorOutpaint:
     widest: float = 100.0
     least_kept: float = 0.8
     margin: float = 1.0
-    band: int = 3
+    band: int = 0
     network: Size = "small"
     stem: int = 2
     num_steps: int = 6
     solver: Solver = "multistep"
-    time_shift: float = 0.6
+    time_power: float = 2.0
     repaint_steps: int = 50
     jump_length: int = 5
     num_resamples: int = 5
@@ -134,7 +136,7 @@ class SectorOutpaint:
             "band": (0 <= self.band <= 4, "from 0 to 4"),
             "stem": (self.stem >= 1, "1 or more"),
             "num_steps": (self.num_steps >= 1, "1 or more"),
-            "time_shift": (self.time_shift > 0, "above 0"),
+            "time_power": (self.time_power > 0, "above 0"),
             "jump_length": (1 <= self.jump_length < self.repaint_steps,
                             "1 or more and below repaint_steps"),
             "num_resamples": (self.num_resamples >= 1, "1 or more"),
@@ -158,7 +160,7 @@ class SectorOutpaint:
     def walk(self) -> Walk | None:
         """The sampler's walk; None for fillers without a network."""
         if self.filler == "conditional":
-            return descend(self.num_steps, shift=self.time_shift, solver=self.solver)
+            return descend(self.num_steps, power=self.time_power, solver=self.solver)
         if self.filler == "repaint":
             return descend_with_jumps(
                 self.repaint_steps, jump_length=self.jump_length, num_resamples=self.num_resamples
