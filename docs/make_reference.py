@@ -1,4 +1,5 @@
-"""Writes the generated pages of docs/reference: command line, Python functions, presets, studies.
+"""Writes the generated pages of docs/reference: command line, Python functions, presets, studies,
+rules.
 
 Run it after a change of options, docstrings or presets; a test holds the pages to the code.
 """
@@ -20,6 +21,7 @@ import augmint
 from augmint.cli import app
 from augmint.methods import METHODS
 from augmint.presets import PRESETS
+from augmint.quality.validity_rules import WORDS
 from augmint.segmentation.augmentation import AUGMENTATIONS
 from augmint.segmentation.networks import SEGMENTERS
 from augmint.segmentation.training import SegmenterConfig
@@ -64,6 +66,21 @@ SETTINGS = """
 Fields of an arm's `settings`. Some defaults are the [preset](presets.md)'s.
 
 | field | meaning | default |
+|---|---|---|
+"""
+RULES_PAGE = """# Anatomical rules
+
+Written by `docs/make_reference.py` from `augmint.quality.validity_rules`.
+
+A file of rules is YAML with `name`, `labels` (those of the dataset, background left out), `rules`,
+and `whole: true` where a volume is to be measured as one body instead of slice by slice. Each rule
+is one line, `- word: {field: value}`; `of` may be a list of classes, a class may be a union such as
+`LV+MYO`. Limits that are not given with `least` or `most` are learned from real masks: of
+defects, what all but two in a thousand real values reach; of sizes and shapes, the real least and
+most, widened by a tenth. Sizes are in mm2 (mm3 of bodies) and lengths in mm where the spacing is
+known, else in pixels of the working grid. [What rules are for](../concepts/gates.md#validity).
+
+| word | what it asks, and what is measured | fields |
 |---|---|---|
 """
 # Fields that hold a name, of which there are these.
@@ -178,6 +195,15 @@ def study() -> str:
     return "".join([*parts, SETTINGS, *rows])
 
 
+def rules() -> str:
+    """The words of anatomical rules as a table."""
+    rows = (
+        f"| `{name}` | {word.meaning} | {', '.join(f'`{f}`' for f in word.fields)} |\n"
+        for name, word in WORDS.items()
+    )
+    return "".join([RULES_PAGE, *rows])
+
+
 def _on_one_line(docstring: str) -> str:
     """Joins the continued lines of a docstring's attributes."""
     return docstring.replace("\n        ", " ")
@@ -218,6 +244,7 @@ def _attributes(docstring: str) -> dict[str, str]:
 
 PAGES = {
     "command-line.md": command_line, "python.md": python, "presets.md": presets, "study.md": study,
+    "rules.md": rules,
 }  # fmt: skip
 
 if __name__ == "__main__":

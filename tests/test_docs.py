@@ -81,15 +81,23 @@ def check_command(words: list[str]) -> None:
 
 
 BASH = [b for b in BLOCKS if b.language == "bash"]
+YAML = [b for b in BLOCKS if b.language == "yaml"]
 PYTHON = [b for b in BLOCKS if b.language == "python"]
 
 
 def test_blocks_were_found_and_have_a_language():
     assert len(BASH) > 10
-    assert {b.language for b in BLOCKS} <= {"bash", "python", "json", "text"}
+    assert {b.language for b in BLOCKS} <= {"bash", "python", "json", "text", "yaml"}
     for page in PAGES:
         fences = len(re.findall(r"^```", page.read_text(encoding="utf-8"), re.M))
         assert fences == 2 * len(blocks_of(page)), page
+
+
+@pytest.mark.parametrize("block", YAML, ids=lambda b: b.name)
+def test_anatomical_rules_can_be_read(block):
+    from augmint.quality.validity import parse_rules
+
+    assert parse_rules(block.text, block.name).rules
 
 
 @pytest.mark.parametrize("block", BASH, ids=lambda b: b.name)

@@ -19,6 +19,7 @@ from augmint.methods import build_method
 from augmint.prepare import prepare
 from augmint.presets import preset_named
 from augmint.progress import Talk
+from augmint.quality.gates import Verdict
 from augmint.synthetic import load_rows, write_real
 
 QUIET = Talk(quiet=True)
@@ -133,7 +134,7 @@ class StoppingGate:
         self.left -= 1
         if self.left < 0:
             raise InterruptionError
-        return {}, ""
+        return Verdict()
 
 
 @pytest.mark.parametrize("stop", [0, 1, 6])
@@ -176,8 +177,9 @@ class PickyGate:
     """Rejects every first copy."""
 
     def judge(self, case: Case, device):
-        agreement = {name: 0.5 for name in ("LV",)}
-        return agreement, "agreement LV 0.500 < 0.900" if case.case_id.endswith("_c0") else ""
+        first = case.case_id.endswith("_c0")
+        reasons = {"agreement": "agreement LV 0.500 < 0.900"} if first else {}
+        return Verdict(reasons, {"LV": 0.5})
 
 
 def test_rejected_pairs_stand_apart_with_their_figures(fitted, dataset, tmp_path):
@@ -215,7 +217,7 @@ def test_a_gate_judges_what_a_reader_of_the_files_sees(fitted, dataset, tmp_path
     class Keeping:
         def judge(self, case, device):
             seen[case.case_id] = case
-            return {}, ""
+            return Verdict()
 
     folder = begin(dataset, tmp_path)
     one = replace(dataset, items=dataset.items[:1])

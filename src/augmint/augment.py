@@ -29,9 +29,18 @@ from augmint.prepare import Prepared, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.quality.agreement import AgreementGate, check_masks, fit_gate
+from augmint.quality.gates import (
+    Gates,
+    ValidityGate,
+    check_enough_patients,
+    check_gates,
+    fit_copies,
+    fit_validity,
+)
+from augmint.quality.validity import Rules
 from augmint.segmentation.training import SegmenterConfig
 from augmint.staging import output_folder, refuse_existing
-from augmint.synthetic import check_cases, finish_dataset, write_real
+from augmint.synthetic import check_cases, finish_dataset, rejected_by, write_real
 
 HELD_FRACTION = 0.2
 
@@ -129,6 +138,8 @@ def augment(
     num_folds: int = 0,
     steps: int | None = None,
     gate_steps: int | None = None,
+    gates: Sequence[str] = ("agreement",),
+    rules: Path | str | None = None,
     dims: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -150,6 +161,9 @@ def augment(
         num_folds: Cross-validation: one generator and one gate for each fold.
         steps: Optimiser steps of the generator, instead of the preset's.
         gate_steps: Optimiser steps of each gate segmenter, instead of the preset's.
+        gates: Which of `agreement`, `validity` and `copies` reject pairs; none accepts all.
+        rules: A YAML file of anatomical rules, or the name of built-in ones; those that are built
+            in for the labels by default.
         dims: 2 or 3, instead of what the data suggest.
         seed: Seeds everything.
         device: `auto`, `cpu`, `cuda`, ...
@@ -170,12 +184,15 @@ def augment(
     plan = plan_patients(
         dataset, patients=patients, held_fraction=held_fraction, num_folds=num_folds, seed=seed
     )
+    used, known_rules = check_gates(gates, dataset.labels, rules)
+    check_enough_patients(used, min((train for _, train in plan.fits), key=len))
     sizes = preset_named(preset)
     request = dict(
         command="augment", data=str(dataset.root.resolve()), labels=dict(dataset.labels),
         method=method, settings=dict(settings or {}), preset=preset, copies=copies,
         patients=list(plan.dataset.patients), held_back=list(plan.held_back), folds=num_folds,
-        steps=steps, gate_steps=gate_steps,
+        steps=steps, gate_steps=gate_steps, gates=list(used),
+        rules=None if known_rules is None else known_rules.fingerprint,
         dims=dims, seed=seed,
     )  # fmt: skip
     chosen = method_with_preset(method, settings, sizes)
@@ -192,7 +209,7 @@ def augment(
     check_cases(plan.dataset, talk, chosen)
     with output_folder(Path(out), request, resume=resume) as folder:
         write_real(plan.dataset, folder, talk)
-        entries, gates, costs = [], [], []
+        entries, gate_facts, costs = [], [], []
         for number, (fold, training) in enumerate(plan.fits):
             if fold is not None:
                 talk.say(f"fold {fold + 1} of {len(plan.folds)}")
@@ -200,31 +217,32 @@ def augment(
             run = folder / "run" if fold is None else folder / "run" / f"fold_{fold}"
             start = time.monotonic()
             prepared = prepare(part, sizes, dims=dims, whole=sees_whole_frames(chosen), talk=talk)
-            check_masks(prepared.pool)
+            if "agreement" in used:
+                check_masks(prepared.pool)
+            validity = _validity(prepared, used, known_rules, talk)
             fit_seconds = _fit(
                 run, prepared, request, method, settings, sizes, steps, seed, where, talk
             )
             gated = time.monotonic()
-            gate = _gate(run, prepared, part, sizes, gate_steps, seed, where, talk)
+            judges = _gates(
+                run, prepared, part, sizes, used, validity, gate_steps, seed, where, talk
+            )
             fitted = load_run(run, device=str(where))
             generated = time.monotonic()
             cost = synthesise(
                 fitted, part, folder, copies=range(number * copies, (number + 1) * copies),
-                seed=seed, gate=gate, device=where, talk=talk, fold=fold,
+                seed=seed, gate=judges, device=where, talk=talk, fold=fold,
             )  # fmt: skip
             held = plan.held_back if fold is None else plan.folds[fold].validation
             entries.append(
                 {
                     "fold": fold,
                     "generator_patients": list(fitted.generator_patients),
-                    "gate_patients": list(gate.patients),
+                    "gate_patients": list(training) if used else [],
                     "validation_patients": list(held),
                 }
             )
-            gates.append({
-                "thresholds": dict(gate.thresholds), "real": dict(gate.real),
-                "warnings": list(gate.warnings),
-            })  # fmt: skip
+            gate_facts.append(judges.facts())
             costs.append(
                 {
                     "fold": fold,
@@ -240,7 +258,7 @@ def augment(
             "versions": versions(),
             "signature": signatures(folder),
             "folds": entries,
-            "gates": gates,
+            "gates": gate_facts,
             "cost": costs,
         }
         rows = finish_dataset(
@@ -250,6 +268,8 @@ def augment(
     made = [r for r in rows if r["synthetic"]]
     kept = sum(r["accepted"] for r in made)
     talk.say(f"wrote {kept} accepted of {len(made)} synthetic cases to {out}")
+    for line in _rejections(made, used):
+        talk.say(line)
     talk.say(
         f"look at {out}/report.html; train with: augmint segment {out} -o RUN"
         if kept
@@ -295,7 +315,64 @@ def _fit(
     return float(json.loads((run / "run.json").read_text())["seconds"])
 
 
-def _gate(
+def _rejections(made: Sequence[Mapping[str, Any]], used: Sequence[str]) -> list[str]:
+    """How many each gate rejected, and how many break a rule that rejects nothing."""
+    lines = []
+    if len(used) > 1 and made:
+        shares = (
+            f"{name} {count} ({count / len(made):.0%})"
+            for name, count in rejected_by(made, used).items()
+        )
+        lines.append(f"rejected by {', '.join(shares)}")
+    broken = sum(r.get("validity") == 0 for r in made)
+    if broken and "validity" not in used:
+        lines.append(
+            f"{broken} of {len(made)} synthetic masks break an anatomical rule, see the column "
+            "broken of manifest.csv; --gates agreement,validity would reject them"
+        )
+    return lines
+
+
+def _validity(
+    prepared: Prepared, used: Sequence[str], rules: Rules | None, talk: Talk
+) -> ValidityGate | None:
+    """The limits of the rules; None without rules, or where they cannot be learned nor are used."""
+    if rules is None:
+        return None
+    try:
+        facts = prepared.facts
+        return fit_validity(prepared.pool, facts.labels, rules, facts.grid)
+    except AugmintError as error:
+        if "validity" in used:
+            raise
+        talk.say(f"anatomical rules are not looked at: {error}")
+        return None
+
+
+def _gates(
+    run: Path,
+    prepared: Prepared,
+    part: Dataset,
+    sizes: Preset,
+    used: Sequence[str],
+    validity: ValidityGate | None,
+    steps: int | None,
+    seed: int,
+    device: torch.device,
+    talk: Talk,
+) -> Gates:
+    """Fit the judges, those found in OUT/run/gate excepted."""
+    grid = prepared.facts.grid
+    agreement = copies = None
+    if "agreement" in used:
+        agreement = _agreement(run, prepared, part, sizes, steps, seed, device, talk)
+    if "copies" in used:
+        cases = (part.load(item) for item in part.items)
+        copies = fit_copies(cases, grid, folder=run / "gate", device=device, talk=talk)
+    return Gates(tuple(used), grid, agreement, validity, copies)
+
+
+def _agreement(
     run: Path,
     prepared: Prepared,
     part: Dataset,

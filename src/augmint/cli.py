@@ -252,6 +252,8 @@ def augment(
     held_fraction: Annotated[
         float, typer.Option("--hold-back", help="Share of patients kept for validation.")
     ] = 0.2,
+    gates: opt.Gates = "agreement",
+    rules: opt.Rules = None,
     steps: opt.Steps = None,
     dims: opt.Dims = None,
     patient_regex: opt.PatientRegex = None,
@@ -269,7 +271,8 @@ def augment(
     asked: dict[str, Any] = dict(
         method=method, settings=opt.settings_of(context, settings, ask), copies=copies,
         preset=preset, patients=opt.read_patients(patients), num_folds=num_folds,
-        held_fraction=held_fraction, steps=steps, dims=dims, seed=seed, device=device,
+        held_fraction=held_fraction, gates=opt.read_gates(gates), rules=rules, steps=steps,
+        dims=dims, seed=seed, device=device,
     )  # fmt: skip
     dataset = _open(data, patient_regex, label_map)
     if dry_run:

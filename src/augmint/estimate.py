@@ -17,8 +17,8 @@ import torch
 from augmint.augment import plan_patients
 from augmint.data.dataset import Dataset
 from augmint.data.pool import Pool
-from augmint.diffusion.networks import build_network, count_parameters
-from augmint.diffusion.training import TrainingConfig, fit_network
+from augmint.diffusion.networks import count_parameters
+from augmint.diffusion.training import TrainingConfig, fit_network, flow_matching
 from augmint.errors import AugmintError
 from augmint.fit import (
     describe_device,
@@ -33,6 +33,7 @@ from augmint.methods import Method, sees_whole_frames
 from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import preset_named
 from augmint.progress import Talk
+from augmint.quality.gates import check_enough_patients, check_gates
 from augmint.segment import segmenter_config
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
 
@@ -88,13 +89,20 @@ def plan_augment(
     seed: int,
     device: str,
     talk: Talk,
+    gates: Sequence[str] = ("agreement",),
+    rules: Path | str | None = None,
 ) -> dict[str, Any]:
-    """The plan of `augment`; arguments as there. Folds are taken to last as long as the first."""
+    """The plan of `augment`; arguments as there. Folds are taken to last as long as the first.
+
+    The search for copies is not counted.
+    """
     _free(out)
     plan = plan_patients(
         real_labelled(dataset), patients=patients, held_fraction=held_fraction,
         num_folds=num_folds, seed=seed,
     )  # fmt: skip
+    used, _ = check_gates(gates, dataset.labels, rules)
+    check_enough_patients(used, min((train for _, train in plan.fits), key=len))
     sizes, where = preset_named(preset), resolve_device(device)
     chosen = method_with_preset(method, settings, sizes)
     part = plan.dataset.select(patients=list(plan.fits[0][1]))
@@ -105,7 +113,7 @@ def plan_augment(
     config = segmenter_config(sizes, grid.dims, seed, {"steps": sizes.gate_steps})
     judging = _measure_segmenter(config, prepared.pool, grid, prepared.facts.num_classes, where)
     rounds = len(plan.fits)
-    gates = min(sizes.gate_folds, len(part.patients))
+    segmenters = min(sizes.gate_folds, len(part.patients)) if "agreement" in used else 0
     sampling = _sampling_seconds(chosen, step / training.batch_size, len(prepared.pool) * copies)
     return {
         **_facts("augment", dataset, part, prepared, where),
@@ -113,13 +121,13 @@ def plan_augment(
         "folds": num_folds,
         "networks": networks,
         "steps": training.steps,
-        "gate": {"segmenters": gates, "steps": sizes.gate_steps},
+        "gate": {"segmenters": segmenters, "steps": sizes.gate_steps},
         "synthetic_cases": copies * sum(
             len(plan.dataset.select(patients=list(train))) for _, train in plan.fits
         ),
         "minutes": _minutes({
             "fit": rounds * step * training.steps,
-            "gate": rounds * gates * judging * sizes.gate_steps,
+            "gate": rounds * segmenters * judging * sizes.gate_steps,
             "generate": rounds * sampling,
         }),
     }  # fmt: skip
@@ -237,11 +245,13 @@ def _measure_fit(
     networks: dict[str, str] = {}
     total = 0.0
     few = replace(training, steps=MEASURED_STEPS + 1, warmup=1)
+    before: dict[str, Any] = {}
     for name, spec in method.networks(prepared.facts).items():
-        network = build_network(spec.config)
+        before[name] = network = spec.config.build()
         stamps: list[float] = []
         fit_network(
             network, drawer(spec, prepared.pool), few, device=device,
+            loss=spec.loss(before) if spec.loss else flow_matching,
             progress=lambda done, steps, loss: stamps.append(time.perf_counter()),  # noqa: B023
         )  # fmt: skip
         networks[name] = _millions(count_parameters(network))

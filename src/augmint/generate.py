@@ -29,7 +29,7 @@ from augmint.methods import build_method, sees_whole_frames
 from augmint.prepare import choose_patients, prepare, real_labelled
 from augmint.presets import preset_named
 from augmint.progress import Talk
-from augmint.quality.agreement import AgreementGate
+from augmint.quality.gates import Gates, Verdict
 from augmint.staging import WORK, output_folder, refuse_existing, write_text
 from augmint.synthetic import check_cases, files_of_cases, finish_dataset, write_real
 
@@ -277,7 +277,7 @@ def synthesise(
     *,
     copies: Sequence[int],
     seed: int,
-    gate: AgreementGate | None,
+    gate: Gates | None,
     device: torch.device,
     talk: Talk,
     fold: int | None = None,
@@ -351,7 +351,7 @@ def write_case(
     source: Case,
     fitted: FittedRun,
     folder: Path,
-    gate: AgreementGate | None,
+    gate: Gates | None,
     fold: int | None,
     device: torch.device,
     *,
@@ -364,7 +364,7 @@ def write_case(
         source: The real case whose mask it has, as stored.
         fitted: The run that made it.
         folder: The dataset.
-        gate: Its judge, or None to accept everything.
+        gate: Its judges, or None to accept everything.
         fold: The fold that made it.
         device: Where the gate computes.
         one_file: All channels in one file, as the source has them.
@@ -379,12 +379,9 @@ def write_case(
     stored = source.intensity.to_stored(native.image)
     # The gate judges what a reader of the files will see: rounded to the stored type.
     written = replace(native, image=source.intensity.to_unit(stored))
-    agreement: dict[str, float | None] = {}
-    reason = ""
-    if gate is not None:
-        agreement, reason = gate.judge(written, device)
+    verdict = Verdict() if gate is None else gate.judge(written, device)
     target, other = folder, folder / "rejected"
-    if reason:
+    if verdict.reasons:
         target, other = other, target
     ending = output_ending(folder)
     # A kill may have left this case with another verdict.
@@ -409,9 +406,8 @@ def write_case(
         "run": str(fitted.folder.name),
         "network_sha256": "+".join(fitted.hashes.values()),
         "fold": fold,
-        **{f"agreement_{k}": v for k, v in agreement.items()},
-        "accepted": 0 if reason else 1,
-        "reason": reason,
+        **verdict.columns(),
+        "rejected_by": list(verdict.reasons),
         **{f"{fitted.method_name}.{k}": v for k, v in details.items()},
     }
 

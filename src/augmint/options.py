@@ -99,6 +99,12 @@ def read_patients(text: str | None) -> int | list[str] | None:
     return names
 
 
+def read_gates(text: str) -> list[str]:
+    """Names of gates with commas; `none` is no gate."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return [] if names == ["none"] else names
+
+
 def read_amount(text: str | None, flag: str) -> int | float | None:
     """A whole number of patients, or a share such as 0.2.
 
@@ -256,6 +262,12 @@ Out = Annotated[
     Path | None, _help("The folder to make; an existing one is never touched.", "-o", "--out")
 ]
 Set = Annotated[list[str] | None, _help("A field of the method, name=value; repeatable.", "--set")]
+Gates = Annotated[
+    str, _help("What rejects pairs: agreement, validity, copies, with commas; or none.", "--gates")
+]
+Rules = Annotated[
+    str | None, _help("Anatomical rules, a YAML file, instead of those built in.", "--rules")
+]
 Ask = Annotated[
     str | None, _help("Sizes that generated masks shall have, such as 'LV area > p95'.", "--ask")
 ]

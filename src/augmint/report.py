@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -285,17 +286,25 @@ def _rejected_sheet(
     kept = open_dataset(folder / "rejected")
     items = {i.case_id: i for i in kept.items}
     tiles, names = [], []
-    for k in _spread(len(rejected), 8):
-        case = kept.load(items[rejected[k]["case"]])
+    for row in _by_gate(rejected, 8):
+        case = kept.load(items[row["case"]])
         line: list[np.ndarray | None] = []
         for where in (0.15, 0.5, 0.85) if case.dims == 3 else (0.5,):
             image, mask = plane_of(case, where)
             line += [tile(image, None, window=window), tile(image, mask, window=window)]
         tiles.append(line)
-        reason = str(rejected[k]["reason"]).replace("agreement ", "")
-        names.append(f"{rejected[k]['source_case']}\ncopy {rejected[k]['copy']}\n{reason}")
+        names.append(f"{row['source_case']}\ncopy {row['copy']}\n{row['reason']}")
     columns = ["synthetic, rejected", "its mask"] * (len(tiles[0]) // 2)
     sheet(path, tiles, columns=columns, names=names, labels=labels)
+
+
+def _by_gate(rejected: Sequence[Mapping[str, Any]], wanted: int) -> list[Mapping[str, Any]]:
+    """Rejected cases to show, as many of each gate, evenly chosen."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rejected:
+        groups.setdefault((row.get("rejected_by") or [""])[-1], []).append(row)
+    each = max(1, wanted // len(groups))
+    return [g[k] for g in groups.values() for k in _spread(len(g), each)]
 
 
 def _places(volumes: bool) -> list[tuple[str, float]]:
@@ -374,6 +383,7 @@ def write_report(
         "<code>labelsTr</code> beside the real ones; <code>manifest.csv</code> has a line for "
         "each.</p>",
         f"<p class=note>{html.escape(str(run['split']))}.</p>",
+        _gate_table(made, run),
         _agreement_table(made, run, facts),
         "<h2>Pairs</h2>",
         _picture(folder, "pairs.png"),
@@ -391,10 +401,39 @@ def write_report(
     write_text(folder / "report.html", page + "\n".join(parts))
 
 
+def _gate_table(made: Sequence[Mapping[str, Any]], run: Mapping[str, Any]) -> str:
+    """How many cases each gate rejects, and how many no other would."""
+    used = [name for gate in run.get("gates") or [] for name in gate.get("used", ())]
+    if not used or not made:
+        return ""
+    lines = []
+    for name in dict.fromkeys(used):
+        mine = [r for r in made if name in r.get("rejected_by", ())]
+        alone = sum(list(r["rejected_by"]) == [name] for r in mine)
+        lines.append(
+            f"<tr><td>{name}<td>{len(mine)}<td>{len(mine) / len(made):.1%}<td>{alone}</tr>"
+        )
+    looked = [r for r in made if r.get("validity") is not None]
+    broken = Counter(q for r in looked for q in str(r.get("broken") or "").split("; ") if q)
+    note = ""
+    if looked:
+        valid = sum(r["validity"] for r in looked) / len(looked)
+        most = ", ".join(html.escape(f"{q} ({n})") for q, n in broken.most_common(5))
+        note = (
+            f"<p class=note>{valid:.1%} of the synthetic masks break no anatomical rule, with "
+            "limits from the real training masks; real masks of other patients break such rules "
+            f"too. {f'Broken most often: {most}.' if most else ''}</p>"
+        )
+    return (
+        "<h2>Gates</h2><table><tr><th>gate<th>rejects<th>of all synthetic<th>rejected by it alone"
+        "</tr>" + "".join(lines) + f"</table>{note}"
+    )
+
+
 def _agreement_table(
     made: Sequence[Mapping[str, Any]], run: Mapping[str, Any], facts: DatasetFacts
 ) -> str:
-    gates = run.get("gates") or []
+    gates = [g for g in run.get("gates") or [] if "thresholds" in g]
     lines = []
     for name in facts.annotated:
         values = [r[f"agreement_{name}"] for r in made if r.get(f"agreement_{name}") is not None]
@@ -408,7 +447,8 @@ def _agreement_table(
             f"<td>{', '.join(f'{v:.3f}' for v in least)}</tr>"
         )
     if not lines:
-        return "<p class=note>No gate judged these cases.</p>"
+        judge = "segmenter" if run.get("gates") else "gate"
+        return f"<p class=note>No {judge} judged these cases.</p>"
     warnings = "".join(
         f"<p><b>Warning: {f'fold {k + 1}: ' if len(gates) > 1 else ''}{html.escape(text)}.</b></p>"
         for k, gate in enumerate(gates)

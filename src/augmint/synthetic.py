@@ -22,7 +22,7 @@ COLUMNS = (
     "schema_version", "case", "synthetic", "source_case", "patient", "fold", "method", "run",
     "network_sha256", "seed", "copy", "walk", "evaluations",
 )  # fmt: skip
-JUDGED = ("validity", "similarity", "accepted", "reason")
+JUDGED = ("validity", "similarity", "accepted", "reason", "broken", "nearest")
 # Endings of files that stay as they are. An .mhd may keep its pixels in a second file.
 KEPT = (*NIFTI, ".png", ".mha", *TIFF)
 
@@ -185,11 +185,18 @@ def finish_dataset(
         "held_back_patients": list(held_back),
         "split": _why(held_back, folds),
         "counts": counts,
+        "rejected_by": rejected_by(made),
     }
     write_json(folder / "run.json", everything)
     write_sheets(folder, dataset, rows, facts_grid)
     write_report(folder, rows, everything, facts_grid)
     return rows
+
+
+def rejected_by(made: Sequence[Mapping[str, Any]], gates: Sequence[str] = ()) -> dict[str, int]:
+    """Gate to the number of synthetic cases that it rejects; several may reject one case."""
+    names = [name for row in made for name in row.get("rejected_by", ())]
+    return {gate: names.count(gate) for gate in dict.fromkeys([*gates, *sorted(set(names))])}
 
 
 def _sweep(folder: Path) -> None:

@@ -85,6 +85,7 @@ def _generations(units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk)
         open_part(a), None, method=a["method"], settings=a["settings"], copies=a["copies"],
         preset=a["preset"], patients=a["patients"], num_folds=0, held_fraction=0,
         steps=a["steps"], dims=a["dims"], seed=a["seed"], device=device, talk=talk,
+        gates=a.get("gates", ("agreement",)),
     )  # fmt: skip
     cases = len(a["patients"]) * a["copies"]
     gate = one["gate"]["steps"]

@@ -299,7 +299,9 @@ def _train(
     facts = {**source.arguments, "patients": list(draw.train)}
     where = f"{len(draw.train)} patients, draw {draw.number}"
     if arm.synthetic is not None:
-        own = arm.synthetic.model_dump(mode="json", exclude={"filtered"})
+        # Later fields that say nothing are left out: units keep their keys.
+        unsaid = {"filtered"} | ({"gates"} if arm.synthetic.gates is None else set())
+        own = arm.synthetic.model_dump(mode="json", exclude=unsaid)
         each = study.generator_seeds == "each"
         number = 1000 * draw.number + seed if each else draw.number
         made = add(

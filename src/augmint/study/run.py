@@ -182,8 +182,8 @@ def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
     augment(
         open_part(a), place, method=a["method"], settings=a["settings"], preset=a["preset"],
         copies=a["copies"], patients=a["patients"], held_fraction=0, steps=a["steps"],
-        gate_steps=a["gate_steps"], dims=a["dims"], seed=a["seed"], device=device, resume=True,
-        talk=Talk(quiet=True) if talk.quiet else talk,
+        gate_steps=a["gate_steps"], gates=a.get("gates", ("agreement",)), dims=a["dims"],
+        seed=a["seed"], device=device, resume=True, talk=Talk(quiet=True) if talk.quiet else talk,
     )  # fmt: skip
 
 

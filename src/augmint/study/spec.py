@@ -21,7 +21,7 @@ LabelMap = dict[str, str | None]
 # Fields that came later: where they say nothing, a protocol keeps the hash it had before them.
 LATER = (
     "domains", "label_map", "arms_at_larger_sizes", "allow_same_names", "largest_component",
-    "sliding", "failure_hd",
+    "sliding", "failure_hd", "gates",
 )  # fmt: skip
 # Fields of a segmenter that a study says in its own words.
 ELSEWHERE = {
@@ -45,6 +45,7 @@ class Generator(_Strict):
         copies: Synthetic cases for each real one.
         steps: Optimiser steps of each network, instead of the preset's.
         gate_steps: Optimiser steps of each gate segmenter, instead of the preset's.
+        gates: Which of agreement, validity and copies reject pairs; agreement alone by default.
         filtered: False uses rejected pairs too.
     """
 
@@ -53,6 +54,7 @@ class Generator(_Strict):
     copies: int = Field(5, ge=1)
     steps: int | None = Field(None, ge=1)
     gate_steps: int | None = Field(None, ge=1)
+    gates: list[Literal["agreement", "validity", "copies"]] | None = None
     filtered: bool = True
 
 
