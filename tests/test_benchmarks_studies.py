@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -468,3 +469,43 @@ def test_a_measured_dry_run(base: Path):
     assert found["units"] == {"generate": 18, "train": 144, "evaluate": 144}
     assert all(hours > 0 for hours in found["hours"].values())
     assert "21 training patients, 3 fold(s), 3 seed(s)" in found["study"]
+
+
+def short_axis(root: Path, names: list[str], cases: tuple[str, ...], labels: dict) -> None:
+    image = nifti((8, 8, 2), 1.0)
+    for case in (f"{name}_{end}" for name in names for end in cases):
+        write(root / "imagesTr" / f"{case}_0000.nii.gz", image)
+        write(root / "labelsTr" / f"{case}.nii.gz", nifti((8, 8, 2), 1.0, max(labels.values())))
+    description = {
+        "channel_names": {"0": "cineMRI"}, "file_ending": ".nii.gz", "labels": labels,
+        "numTraining": len(names) * len(cases),
+    }  # fmt: skip
+    write(root / "dataset.json", json.dumps(description))
+
+
+def test_generators_of_quality_and_gain_differ_in_steps_and_evaluations(tmp_path: Path):
+    names = [f"patient{i:03d}" for i in range(1, 25)]
+    labels = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
+    short_axis(tmp_path / "Dataset027_ACDC", names, ("frame01", "frame09"), labels)
+    other = [f"SC-HF-I-{i:02d}" for i in range(1, 4)]
+    short_axis(tmp_path / "Dataset060_Sunnybrook", other, ("0048",), labels)
+    parts = {"train": names[:20], "test": names[20:]}
+    write(tmp_path / "splits.json", json.dumps({"Dataset027_ACDC": parts}))
+    study = read_study(STUDIES.parent / "acdc" / "quality_and_gain.yaml")
+    plan = plan_study(study, tmp_path)
+    made = {n: study.arm(n).synthetic for n in study.arms if study.arm(n).synthetic is not None}
+    assert len(made) >= 10
+    found = [(one.steps, one.settings.get("num_steps", 6)) for one in made.values()]
+    assert len(set(found)) == len(found)
+    steps = sorted(n for n, evaluations in found if evaluations == 6)
+    assert (steps[0], steps[-1]) == (25, 1600)
+    assert {b / a for a, b in pairwise(steps)} == {2.0}
+    rest = {json.dumps(m.model_dump() | {"steps": 0, "settings": {}}) for m in made.values()}
+    assert len(rest) == 1
+    assert all(one.gates == [] for one in made.values())
+    # Three draws of 2 + 11 arms on two tests.
+    counts = *(plan.count(k) for k in ("generate", "train", "evaluate")), len(plan.cells)
+    assert counts == (33, 39, 78, 78)
+    # Patients are left whom no generator saw, to judge with.
+    seen = {p for u in plan.units.values() if u.kind == "generate" for p in u.arguments["patients"]}
+    assert set(parts["train"]) - seen
