@@ -20,7 +20,7 @@ LEVELS = (
     {"methods", "segmentation", "evaluation"},
     {"quality", "prepare", "fit", "generate", "shards", "synthetic", "augment", "report"},
     # What commands call: these parts, and every module of its own beside them.
-    {"study", "survey"},
+    {"study", "survey", "audit"},
     {"cli"},
 )
 LEVEL = {part: number for number, parts in enumerate(LEVELS) for part in parts}

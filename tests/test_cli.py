@@ -34,7 +34,11 @@ FLAGS = {
     },
     "augment": {
         "--out", "--method", "--set", "--ask", "--copies", "--preset", "--patients", "--folds",
-        "--hold-back", "--steps", "--dims", "--dry-run", *SHARED, *READS,
+        "--hold-back", "--gates", "--rules", "--steps", "--dims", "--dry-run", *SHARED, *READS,
+    },
+    "audit": {
+        "--out", "--rules", "--judge", "--judge-steps", "--copy-false-alarms", "--quarter-turns",
+        "--generator-patients", "--fold", "--preset", "--dims", *SHARED, *READS,
     },
     "segment": {
         "--out", "--network", "--width", "--set", "--preset", "--patients", "--fold",

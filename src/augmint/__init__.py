@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from augmint.audit.run import audit
     from augmint.augment import augment
     from augmint.case import Case, Grid, IntensityMap, Provenance
     from augmint.catalogue import list_methods
@@ -61,6 +62,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "segment": ("augmint.segment", "segment"),
     "stress": ("augmint.stress", "stress"),
     "study": ("augmint.study.run", "study"),
+    "audit": ("augmint.audit.run", "audit"),
     "survey": ("augmint.survey.make", "survey"),
     "to_monai": ("augmint.interop", "to_monai"),
     "to_torchio": ("augmint.interop", "to_torchio"),
@@ -74,6 +76,7 @@ __all__ = [
     "Grid",
     "IntensityMap",
     "Provenance",
+    "audit",
     "augment",
     "demo",
     "doctor",

@@ -287,6 +287,74 @@ def augment(
 
 
 @app.command()
+def audit(
+    synthetic: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SYNTHETIC",
+            help="A dataset made by augmint, or any labelled folder of another generator.",
+        ),
+    ],
+    data: opt.Data = None,
+    out: opt.Out = None,
+    rules: opt.Rules = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(
+            "--judge",
+            help="A run of `augmint segment` that judges agreement, instead of two fitted here.",
+        ),
+    ] = None,
+    judge_steps: Annotated[
+        int | None, typer.Option("--judge-steps", min=1, help="Optimiser steps of the judges.")
+    ] = None,
+    copy_false_alarms: Annotated[
+        float,
+        typer.Option(
+            "--copy-false-alarms",
+            help="Share of unseen patients that may have an image called a copy.",
+        ),
+    ] = 0.01,
+    quarter_turns: Annotated[
+        bool, typer.Option("--quarter-turns", help="Look for copies turned by 90 degrees, too.")
+    ] = False,
+    generator_patients: Annotated[
+        str | None,
+        typer.Option(
+            "--generator-patients",
+            help="Whom of DATA the generator saw, where SYNTHETIC does not say.",
+        ),
+    ] = None,
+    fold: Annotated[
+        int | None, typer.Option("--fold", min=0, help="The synthetic cases of one fold alone.")
+    ] = None,
+    preset: opt.PresetName = "quick",
+    dims: opt.Dims = None,
+    patient_regex: opt.PatientRegex = None,
+    label_map: opt.LabelMap = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    resume: opt.Continue = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Check a synthetic dataset: masks, agreement, copies, images and shapes, beside real ones."""
+    from augmint.audit import audit, in_words
+
+    made = audit(
+        _open(synthetic, None, label_map), _open(data, patient_regex, label_map),
+        _given(out, "-o"), rules=rules, judge=judge, judge_steps=judge_steps,
+        copy_false_alarms=copy_false_alarms, quarter_turns=quarter_turns,
+        generator_patients=opt.read_patients(generator_patients, "--generator-patients"),
+        fold=fold, preset=preset, dims=dims, seed=seed, device=device, resume=resume,
+        talk=Talk(quiet=quiet),
+    )  # fmt: skip
+    facts = json.loads((made / "audit.json").read_text(encoding="utf-8"))
+    _print({"out": str(made), **facts}, as_json, "\n".join(in_words(facts)))
+
+
+@app.command()
 def segment(
     context: typer.Context,
     data: opt.Data = None,

@@ -85,17 +85,17 @@ def named_patients(text: str | None) -> list[str] | None:
     return patients
 
 
-def read_patients(text: str | None) -> int | list[str] | None:
+def read_patients(text: str | None, flag: str = "--patients") -> int | list[str] | None:
     """A number of patients, or their names; a trailing comma makes a lone number a name."""
     if text is None:
         return None
     if text.strip().isdecimal():
         if int(text) < 1:
-            raise AugmintError(f"--patients {text.strip()}: ask for 1 patient or more")
+            raise AugmintError(f"{flag} {text.strip()}: ask for 1 patient or more")
         return int(text)
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise AugmintError(f"--patients wants a number, or names with commas; got {text!r}")
+        raise AugmintError(f"{flag} wants a number, or names with commas; got {text!r}")
     return names
 
 
@@ -232,7 +232,8 @@ def _as_text(name: str, value: Any) -> Any:
         return [f"{old}={new or ''}" for old, new in value.items()]
     if isinstance(value, list) and name != "label_map":
         # The comma keeps a lone patient such as 12 from being read as a number of patients.
-        end = "," if name == "patients" and len(value) == 1 else ""
+        names = ("patients", "generator_patients")
+        end = "," if name in names and len(value) == 1 else ""
         return ",".join(map(str, value)) + end
     return value if isinstance(value, (bool, list)) else str(value)
 

@@ -122,8 +122,6 @@ def calibrate(
 
     Source: Vovk et al., Algorithmic Learning in a Random World, 2005, for any distribution.
     """
-    from scipy.stats import t
-
     if not 0 < false_alarms < 0.5:
         raise AugmintError(
             f"a rate of false alarms of {false_alarms:g}; give more than 0, below 0.5"
@@ -140,23 +138,35 @@ def calibrate(
             top[match.own] = match
     doubles = tuple(m for m in top.values() if m.similarity > SAME)
     highest = {patient: m.similarity for patient, m in top.items() if m.similarity <= SAME}
-    n = len(highest)
-    if n < LEAST_PATIENTS:
+    if len(highest) < LEAST_PATIENTS:
         raise AugmintError(
-            f"{n} patient(s) to learn from how like real images are that are no copies; give "
-            f"{LEAST_PATIENTS} or more that the generator never saw, or those of the fit too"
+            f"{len(highest)} patient(s) to learn from how like real images are that are no "
+            f"copies; give {LEAST_PATIENTS} or more that the generator never saw, or those of the "
+            "fit too"
         )
-    values = np.sort(list(highest.values()))
-    rank = math.ceil((n + 1) * (1 - false_alarms))
-    if rank <= n:
-        threshold, rule = float(values[rank - 1]), f"value {rank} of {n} patients"
-    else:
-        z = np.arctanh(np.clip(values, -0.999999, 0.999999))
-        reach = t.ppf(1 - false_alarms, n - 1) * z.std(ddof=1) * math.sqrt(1 + 1 / n)
-        threshold = float(max(np.tanh(z.mean() + reach), values[-1]))
-        rule = f"normal prediction bound of {n} patients"
+    threshold, rule = threshold_of(list(highest.values()), false_alarms)
     judged = sum(match.judged for match in matches)
     return Calibration(threshold, false_alarms, rule, highest, judged, matches, doubles)
+
+
+def threshold_of(highest: Sequence[float], false_alarms: float) -> tuple[float, str]:
+    """The threshold of `calibrate` and its rule in words.
+
+    Args:
+        highest: The highest similarity of each patient, two patients or more.
+        false_alarms: The share of further patients that may lie above.
+    """
+    from scipy.stats import t
+
+    values = np.sort(highest)
+    n = len(values)
+    rank = math.ceil((n + 1) * (1 - false_alarms))
+    if rank <= n:
+        return float(values[rank - 1]), f"value {rank} of {n} patients"
+    z = np.arctanh(np.clip(values, -0.999999, 0.999999))
+    reach = t.ppf(1 - false_alarms, n - 1) * z.std(ddof=1) * math.sqrt(1 + 1 / n)
+    threshold = float(max(np.tanh(z.mean() + reach), values[-1]))
+    return threshold, f"normal prediction bound of {n} patients"
 
 
 def likest(match: Match, whose: Whose) -> tuple[str, float]:

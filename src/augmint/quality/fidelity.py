@@ -190,7 +190,7 @@ def held_apart_distance(
         )
     real_of, made_of = np.array(groups), np.array(sources)
     values = []
-    for first, second in _halves(groups, splits, seed):
+    for first, second in halves(groups, splits, seed):
         a, b = features[np.isin(real_of, first)], synthetic[np.isin(made_of, second)]
         if len(b) < 2:
             raise AugmintError(
@@ -201,7 +201,12 @@ def held_apart_distance(
     return SplitDistance(float(np.mean(values)), float(np.std(values, ddof=1)), tuple(values))
 
 
-def _halves(groups: Sequence[str], splits: int, seed: int) -> Iterator[tuple[list[str], list[str]]]:
+def halves(groups: Sequence[str], splits: int, seed: int) -> Iterator[tuple[list[str], list[str]]]:
+    """Random splits of the patients into two halves, each sorted, the first the smaller one.
+
+    Raises:
+        AugmintError: if there are fewer than four patients.
+    """
     names = sorted(set(groups))
     if len(names) < 4:
         raise AugmintError(f"{len(names)} patient(s) cannot be halved; give 4 or more")

@@ -1,0 +1,573 @@
+"""The audit from end to end: what is planted is found, and what cannot be told is said."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from audited import LABELS, noisy, pair_of, write_dataset, write_manifest, write_run
+from augmint.audit import audit, in_words, run
+from augmint.audit.adherence import choose_judges
+from augmint.audit.copying import Search, held_rate, measure_copies
+from augmint.audit.images import measure_images
+from augmint.audit.intervals import difference, mean, share, share_difference
+from augmint.audit.masks import measure_validity
+from augmint.audit.material import gather
+from augmint.audit.parties import read_parties
+from augmint.audit.shapes import best_dice, ks, measure_shapes, sizes_of
+from augmint.case import Grid
+from augmint.data.dataset import open_dataset
+from augmint.data.phantoms import make_phantoms
+from augmint.errors import AugmintError
+from augmint.presets import preset_named
+from augmint.progress import Talk
+from augmint.quality.copies import SAME, Calibration, clopper_pearson
+from augmint.quality.memorisation import Match
+from augmint.segment import segment
+
+QUIET = Talk(quiet=True)
+TINY = preset_named("tiny")
+PATIENTS = [f"phantom_mr_A_{k:03d}" for k in range(1, 9)]
+SEEN, HELD = PATIENTS[:3], PATIENTS[3:]
+
+
+@pytest.fixture(scope="session")
+def real(tmp_path_factory):
+    """Eight patients at end-diastole; the generator saw the first three."""
+    out = tmp_path_factory.mktemp("audit") / "Dataset901_Phantoms"
+    make_phantoms("cine-mr", out=out, patients=8, slices=3, size=48)
+    whole = open_dataset(out)
+    return whole.select(cases=[i.case_id for i in whole.items if i.case_id.endswith("_ED")])
+
+
+@pytest.fixture(scope="session")
+def ours(real, tmp_path_factory):
+    """Two noisy images for each seen patient; one mask with a second LV; one case rejected."""
+    folder = tmp_path_factory.mktemp("audit_ours") / "Dataset902_Synthetic"
+    cases, sources = {}, {}
+    for k, patient in enumerate(SEEN):
+        for copy in range(2):
+            stored, mask, grid = pair_of(real, f"{patient}_ED")
+            name = f"{patient}_ED__s0_c{copy}"
+            cases[name] = noisy(stored, 10 * k + copy, 0.4), mask, grid
+            sources[name] = f"{patient}_ED", patient
+    first, *_, last = cases
+    cases[first] = cases[first][0], with_second_lv(cases[first][1]), cases[first][2]
+    apart = {last: cases.pop(last)}
+    rejected = {last: sources.pop(last)}
+    write_dataset(folder, cases)
+    write_manifest(folder, sources)
+    write_run(folder, SEEN)
+    write_dataset(folder / "rejected", apart)
+    write_manifest(folder / "rejected", rejected)
+    return folder
+
+
+def with_second_lv(mask):
+    """A blob of LV in a corner, far from the heart, in the middle slice."""
+    changed = np.array(mask)
+    changed[2:6, 2:6, changed.shape[2] // 2] = LABELS["LV"]
+    return changed
+
+
+def plain_folder(folder, real, patients, share=0.0):
+    """Somebody else's dataset: images of these patients, named as they were, no manifest."""
+    cases = {}
+    for patient in patients:
+        stored, mask, grid = pair_of(real, f"{patient}_ED")
+        cases[f"{patient}_ED"] = noisy(stored, 0, share) if share else stored, mask, grid
+    return write_dataset(folder, cases)
+
+
+def material_of(synthetic, real, **options):
+    return gather(read_parties(synthetic, real, **options), TINY, None, QUIET)
+
+
+def no_keep(name, make):
+    return run.plain(make())
+
+
+def strict(path):
+    def refuse(word):
+        raise AssertionError(f"{word} in {path}")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+@pytest.fixture(scope="session")
+def audited(ours, real, tmp_path_factory):
+    out = tmp_path_factory.mktemp("audited") / "AUDIT"
+    return audit(ours, real, out, preset="tiny", judge_steps=2, talk=QUIET)
+
+
+# The whole command.
+
+
+def test_the_folder_holds_what_is_promised(audited):
+    assert {p.name for p in audited.iterdir()} == {
+        "audit.json", "copies.csv", "report.html", "sheets",
+    }  # fmt: skip
+    sheets = {p.name for p in (audited / "sheets").iterdir()}
+    assert {"copies.png", "copies_own.png", "invalid.png", "samples.png", "shapes.png"} == sheets
+
+
+def test_audit_json_is_plain_and_says_what_was_asked(audited):
+    facts = strict(audited / "audit.json")
+    assert facts["schema_version"] == 1
+    assert list(facts["parts"]) == ["validity", "adherence", "copies", "images", "shapes"]
+    assert facts["request"]["preset"] == "tiny"
+    assert facts["request"]["generator_patients"] == SEEN
+    assert facts["data"]["accepted"] == 5
+    assert facts["data"]["rejected"] == 1
+    assert facts["data"]["held_out_patients"] == 5
+    assert facts["versions"]["torch"]
+
+
+def test_the_page_has_the_sentences_and_needs_no_network(audited):
+    import html
+
+    facts = strict(audited / "audit.json")
+    page = (audited / "report.html").read_text()
+    words = in_words(facts)
+    assert len(words) == 5
+    assert facts["words"] == words
+    assert all(html.escape(sentence) in page for sentence in words)
+    assert "http" not in page
+    assert page.count("data:image/png;base64,") == 5
+    assert all(sentence.endswith(".") and "nan" not in sentence.lower() for sentence in words)
+
+
+def test_the_mask_with_a_second_lv_is_found_and_pictured(audited):
+    part = strict(audited / "audit.json")["parts"]["validity"]
+    assert part["synthetic"]["of"] == 6
+    assert part["synthetic"]["broken"]["LV components"] == 1
+    assert part["accepted"]["of"] == 5
+    assert part["real_are"] == "held-out"
+    assert part["real"]["of"] == 5
+    (found,) = [i for i in part["invalid"] if "LV: 2 components" in i["why"]]
+    assert found["case"] == f"{SEEN[0]}_ED__s0_c0"
+
+
+def test_the_judge_is_independent_with_five_unseen_patients(audited):
+    part = strict(audited / "audit.json")["parts"]["adherence"]
+    assert part["independent"]
+    assert part["real_are"] == {"patients": 5, "cases": 5}
+    assert set(part["labels"]) == {"RV", "MYO", "LV"}
+    figure = part["labels"]["LV"]
+    assert figure["synthetic"]["cases"] == 6
+    assert figure["accepted"]["cases"] == 5
+    low, high = figure["difference"]["interval"]
+    assert low <= figure["difference"]["difference"] <= high
+    assert part["accepted_share"]["share"] == pytest.approx(5 / 6)
+
+
+def test_likeness_to_the_source_is_told_apart(audited):
+    part = strict(audited / "audit.json")["parts"]["copies"]
+    assert part["images"] == 15
+    assert part["calibrated_on"]["held_out_patients"] == 5
+    assert part["calibrated_on"]["seen_patients"] == 3
+    assert all(pair["synthetic"].startswith(pair["real"][:16]) for pair in part["closest_own"])
+    assert not any(pair["synthetic"].startswith(pair["real"][:16]) for pair in part["closest"])
+    assert part["rejected"]["images"] == 3
+    assert 0 <= part["membership"]["interval"][0] <= part["membership"]["auc"]
+
+
+def test_copies_csv_holds_flagged_pairs_alone(audited):
+    with (audited / "copies.csv").open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert rows[0] == ["synthetic", "real", "similarity", "threshold"]
+    assert all(float(similarity) > float(threshold) for *_, similarity, threshold in rows[1:])
+
+
+def test_images_and_shapes_stand_beside_real_ones(audited):
+    parts = strict(audited / "audit.json")["parts"]
+    assert parts["images"]["extractor"]["name"] == "texture statistics, no weights"
+    assert len(parts["images"]["extractor"]["sha256"]) == 64
+    assert "4 are needed" in parts["images"]["missing"]
+    figures = parts["shapes"]["quantities"]
+    assert {"LV area (mm2)", "LV volume (ml)", "LV-RV distance (mm)"} <= set(figures)
+    assert all(0 <= f["ks"] <= 1 for f in figures.values())
+    assert parts["shapes"]["nearest"]["synthetic"]["p95"] == pytest.approx(1, abs=1e-6)
+    assert parts["shapes"]["nearest"]["synthetic, other patients"]["p50"] < 0.99
+
+
+def test_an_unfinished_audit_goes_on_where_it_was(ours, real, tmp_path, monkeypatch):
+    out, seen = tmp_path / "AUDIT", []
+
+    def part(name, value):
+        def measured(*given, **named):
+            seen.append(name)
+            if name == "images" and seen.count("images") == 1:
+                raise KeyboardInterrupt
+            return value
+
+        return measured
+
+    monkeypatch.setattr(run, "measure_adherence", part("adherence", ADHERENCE))
+    monkeypatch.setattr(run, "choose_judges", part("judges", None))
+    monkeypatch.setattr(run, "measure_copies", part("copies", COPIES))
+    monkeypatch.setattr(run, "measure_images", part("images", IMAGES))
+    options = dict(preset="tiny", judge_steps=2, talk=QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        audit(ours, real, out, **options)
+    assert not out.exists()
+    with pytest.raises(AugmintError, match="--continue"):
+        audit(ours, real, out, **options)
+    with pytest.raises(AugmintError, match="judge_steps"):
+        audit(ours, real, out, **{**options, "judge_steps": 3}, resume=True)
+    audit(ours, real, out, resume=True, **options)
+    assert seen == ["judges", "adherence", "copies", "images", "images"]
+    assert (out / "report.html").exists()
+    with pytest.raises(AugmintError, match="never overwritten"):
+        audit(ours, real, out, **options)
+
+
+ADHERENCE = {
+    "judge": "nobody", "independent": True, "labels": {}, "accepted_share": None, "worst": [],
+}  # fmt: skip
+COPIES = {"missing": "not looked for", "flagged": [], "membership": None, "sources_known": True}
+IMAGES = {"missing": "not compared", "ms_ssim_real": None, "ms_ssim_synthetic": None}
+
+
+# Who is who.
+
+
+def test_our_own_dataset_says_whom_the_generator_saw(ours, real):
+    parties = read_parties(ours, real)
+    assert parties.seen == tuple(SEEN)
+    assert parties.held == tuple(HELD)
+    assert parties.gate == frozenset(SEEN)
+    assert parties.gated
+    assert parties.sources_known
+    assert len(parties.made) == 6
+    assert len(parties.accepted) == 5
+
+
+def test_a_plain_folder_is_taken_as_synthetic_and_all_patients_as_seen(real, tmp_path):
+    folder = plain_folder(tmp_path / "foreign", real, SEEN)
+    parties = read_parties(folder, real)
+    assert parties.seen == tuple(PATIENTS)
+    assert not parties.held
+    assert not parties.sources_known
+    assert not parties.gated
+    assert "--generator-patients" in parties.limitations[0]
+    named = read_parties(folder, real, generator_patients=SEEN)
+    assert named.held == tuple(HELD)
+    assert not named.limitations
+    assert len(read_parties(folder, real, generator_patients=2).seen) == 2
+
+
+def test_patients_are_not_named_against_the_run(ours, real):
+    with pytest.raises(AugmintError, match="leave out --generator-patients"):
+        read_parties(ours, real, generator_patients=SEEN)
+
+
+def test_the_real_dataset_itself_is_nothing_to_audit(real):
+    with pytest.raises(AugmintError, match="no accepted synthetic case"):
+        read_parties(real, real)
+
+
+def test_labels_must_be_the_same_by_name_not_by_number(real, tmp_path):
+    other = {"background": 0, "RV": 1, "MYO": 2, "cavity": 3}
+    stored, mask, grid = pair_of(real, f"{SEEN[0]}_ED")
+    folder = write_dataset(tmp_path / "a", {"x": (stored, mask, grid)}, labels=other)
+    with pytest.raises(AugmintError, match="--label-map"):
+        read_parties(folder, real)
+    swapped = {"background": 0, "RV": 1, "MYO": 3, "LV": 2}
+    table = np.array([0, 1, 3, 2])
+    folder = write_dataset(tmp_path / "b", {"x": (stored, table[mask], grid)}, labels=swapped)
+    dataset, item = read_parties(folder, real).made[0]
+    assert np.array_equal(dataset.load(item).mask.numpy(), mask)
+
+
+def test_channels_must_be_as_many(real, tmp_path):
+    stored, mask, grid = pair_of(real, f"{SEEN[0]}_ED")
+    two = np.concatenate([stored, stored])
+    folder = write_dataset(tmp_path / "two", {"x": (two, mask, grid)})
+    with pytest.raises(AugmintError, match="2 channel"):
+        read_parties(folder, real)
+
+
+def test_the_generators_patients_must_be_among_the_real_ones(ours, real):
+    with pytest.raises(AugmintError, match="none of the 3 patients"):
+        read_parties(ours, real.select(patients=HELD))
+    partly = read_parties(ours, real.select(patients=[SEEN[0], *HELD]))
+    assert "2 of the 3 patients" in partly.limitations[0]
+
+
+def test_one_fold_is_audited_alone(real, tmp_path):
+    folder = tmp_path / "folds"
+    cases = {p: pair_of(real, f"{p}_ED") for p in SEEN[:2]}
+    write_dataset(folder, cases)
+    write_manifest(folder, {p: (f"{p}_ED", p) for p in cases})
+    text = (folder / "manifest.csv").read_text().splitlines()
+    lines = [text[0], *(line.replace(",,", f",{k},") for k, line in enumerate(text[1:]))]
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    folds = [
+        {"fold": k, "generator_patients": [p], "gate_patients": [p]} for k, p in enumerate(SEEN[:2])
+    ]
+    (folder / "run.json").write_text(json.dumps({"folds": folds}))
+    every = read_parties(folder, real)
+    assert every.seen == tuple(SEEN[:2])
+    assert "--fold" in every.limitations[0]
+    one = read_parties(folder, real, fold=1)
+    assert one.seen == (SEEN[1],)
+    assert one.accepted == {SEEN[1]}
+    with pytest.raises(AugmintError, match="of fold 7"):
+        read_parties(folder, real, fold=7)
+
+
+def test_sources_of_kept_pixels_count_as_seen(real, tmp_path):
+    folder = tmp_path / "warped"
+    write_dataset(folder, {"x": pair_of(real, f"{HELD[0]}_ED")})
+    write_manifest(folder, {"x": (f"{HELD[0]}_ED", HELD[0])}, method="warped_pairs")
+    write_run(folder, [], gated=False)
+    assert read_parties(folder, real).seen == (HELD[0],)
+
+
+def test_faulty_options_are_found_before_any_work(ours, real, tmp_path):
+    for options, message in (
+        ({"copy_false_alarms": 0.7}, "below 0.5"),
+        ({"judge_steps": 0}, "--judge-steps"),
+        ({"rules": tmp_path / "none.yaml"}, "none.yaml"),
+        ({"judge": tmp_path / "none"}, "no trained segmenter"),
+        ({"preset": "huge"}, "unknown preset"),
+    ):
+        with pytest.raises(AugmintError, match=message):
+            audit(ours, real, tmp_path / "out", talk=QUIET, **options)
+    assert not (tmp_path / "out.partial").exists()
+
+
+# Copies.
+
+
+def test_copies_of_training_images_are_flagged_whoever_made_them(real, tmp_path):
+    """Under the names of real patients, and without a manifest."""
+    folder = plain_folder(tmp_path / "foreign", real, [*SEEN[:1], HELD[0]])
+    material = material_of(folder, real, generator_patients=SEEN)
+    found = copies_of(material, tmp_path)
+    flagged = {row[0]: row[1] for row in found["flagged"]}
+    train = {name for name in flagged if name.startswith(SEEN[0])}
+    assert len(train) == 3
+    assert all(flagged[name] == name for name in train)
+    assert all(row[2] > row[3] == found["threshold"] for row in found["flagged"])
+    # Images of a patient that the generator never saw are no copies of train.
+    assert not any(name.startswith(HELD[0]) for name in flagged)
+    assert found["others"]["copies"] == 3
+    assert found["others"]["images"] == 6
+    assert (found["others"]["cases"], found["others"]["of_cases"]) == (1, 2)
+    assert "own" not in found
+    assert (tmp_path / "sheets" / "copies.png").exists()
+
+
+def test_a_copy_of_the_source_is_flagged_as_nearly_identical(real, tmp_path):
+    folder = tmp_path / "ours"
+    write_dataset(folder, {"x": pair_of(real, f"{SEEN[0]}_ED")})
+    write_manifest(folder, {"x": (f"{SEEN[0]}_ED", SEEN[0])})
+    write_run(folder, SEEN)
+    found = copies_of(material_of(folder, real), tmp_path)
+    assert found["others"]["copies"] == 0
+    assert found["own_nearly_identical"]["copies"] == 3
+    assert [row[3] for row in found["flagged"]] == [SAME] * 3
+
+
+def test_too_few_patients_for_a_threshold_are_said(real, tmp_path):
+    few = real.select(patients=SEEN)
+    folder = plain_folder(tmp_path / "foreign", real, SEEN[:1])
+    found = copies_of(material_of(folder, few), tmp_path)
+    assert "5 are needed" in found["missing"]
+    assert found["flagged"] == []
+    assert found["closest"][0]["similarity"] > SAME
+
+
+def copies_of(material, folder):
+    search = Search(material, False, "cpu", QUIET)
+    search.membership = lambda seed: None
+    return measure_copies(search, folder, no_keep, false_alarms=0.01, seed=0)
+
+
+def test_a_held_out_patient_is_judged_by_the_others():
+    tops = {f"p{k}": 0.30 + 0.001 * k for k in range(7)} | {"odd": 0.9}
+    matches = tuple(Match(f"{p}#z000", p, "r", value) for p, value in tops.items())
+    found = Calibration(0.95, 0.01, "", tops, len(matches), matches)
+    told = held_rate(found, set(tops), 0)
+    assert told["copies"] == 1
+    assert told["images"] == 8
+    assert held_rate(found, set(), 0) is None
+
+
+# Masks and shapes.
+
+
+def test_labels_without_rules_are_not_judged(real, tmp_path):
+    named = {"background": 0, "kidney": 1}
+    stored, mask, grid = pair_of(real, f"{SEEN[0]}_ED")
+    pair = {"x": (stored, (mask > 0).astype(int), grid)}
+    folders = [write_dataset(tmp_path / name, pair, labels=named) for name in "ab"]
+    told = measure_validity(material_of(*folders), None, tmp_path, seed=0)
+    assert "kidney" in told["missing"]
+    assert "--rules" in told["missing"]
+
+
+def test_rules_of_ones_own_are_asked(real, tmp_path, ours):
+    material = material_of(ours, real)
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("name: one\nrules:\n  - components: {of: LV}\n")
+    told = measure_validity(material, rules, tmp_path, seed=0)
+    assert told["rules"] == "one"
+    assert told["synthetic"]["share"] == pytest.approx(5 / 6)
+    assert told["real"]["share"] == 1
+
+
+def test_with_few_held_out_patients_those_of_the_fit_speak_in_folds(ours, real, tmp_path):
+    material = material_of(ours, real.select(patients=[*SEEN, HELD[0]]))
+    told = measure_validity(material, None, tmp_path, seed=0)
+    assert told["real_are"] == "out of fold"
+    assert told["real"]["patients"] == 3
+
+
+def test_sizes_of_a_drawn_mask(ours, real):
+    group = material_of(ours, real).real.of(patients={SEEN[0]})
+    group.masks[:] = 0
+    group.masks[1, 4:8, 4:9] = LABELS["LV"]
+    group.masks[1, 4:8, 12:14] = LABELS["RV"]
+    step = group.canvas.spacing_mm[0]
+    depth = next(iter(group.depths.values()))
+    found = {name: values for name, (values, _) in sizes_of(group, LABELS_ONLY).items()}
+    assert found["LV area (mm2)"] == pytest.approx([20 * step**2])
+    assert found["LV volume (ml)"] == pytest.approx([20 * step**2 * depth / 1000])
+    # From column 8 to column 12.
+    assert found["LV-RV distance (mm)"] == pytest.approx([4 * step])
+
+
+LABELS_ONLY = {n: i for n, i in LABELS.items() if i}
+
+
+def test_ks_of_known_sets():
+    assert ks(np.arange(10.0), np.arange(10.0)) == 0
+    assert ks(np.arange(10.0), np.arange(10.0) + 100) == 1
+    assert ks(np.array([1.0, 2, 3, 4]), np.array([3.0, 4, 5, 6])) == 0.5
+
+
+def test_the_nearest_mask_of_a_copy_has_a_dice_of_1(ours, real):
+    material = material_of(ours, real)
+    train = material.seen.planes()
+    train = train.take([i for i, m in enumerate(train.masks) if m.any()])
+    assert best_dice(train, train, material) == pytest.approx(1, abs=1e-6)
+    apart = best_dice(train, train, material, apart=True)
+    assert (apart < 0.999).all()
+    assert np.isnan(best_dice(train.take([0]), train.take([0]), material, apart=True)).all()
+
+
+def test_shapes_far_off_are_named(real, tmp_path):
+    folder = tmp_path / "shrunk"
+    cases = {}
+    for patient in SEEN:
+        stored, mask, grid = pair_of(real, f"{patient}_ED")
+        cases[f"small_{patient}"] = (
+            stored,
+            np.where(mask == LABELS["LV"], LABELS["MYO"], mask),
+            grid,
+        )
+        small = cases[f"small_{patient}"][1]
+        x, y, _ = np.argwhere(mask == LABELS["LV"]).mean(0).round().astype(int)
+        small[x : x + 2, y : y + 2] = LABELS["LV"]
+    write_dataset(folder, cases)
+    material = material_of(folder, real, generator_patients=SEEN)
+    figures = measure_shapes(material, tmp_path, seed=0)["quantities"]["LV area (mm2)"]
+    assert figures["ks"] > 0.9 > figures["ks_of_real_halves"]["p95"]
+    assert figures["difference_of_means"]["interval"][1] < 0
+
+
+# Images and agreement.
+
+
+def test_images_of_another_kind_lie_farther_off_than_real_ones(real, tmp_path):
+    near = plain_folder(tmp_path / "near", real, HELD)
+    far = plain_folder(tmp_path / "far", real, HELD, share=0.5)
+    told = {}
+    for folder in (near, far):
+        material = material_of(folder, real, generator_patients=[*SEEN, *HELD[:2]])
+        told[folder.name] = measure_images(material, tmp_path, seed=0)["kernel_distance"]
+    assert told["far"]["synthetic"] > 3 * told["near"]["synthetic"]
+    assert told["far"]["share_of_real_splits_below"] == 1
+
+
+def test_with_few_unseen_patients_the_judge_is_not_independent(ours, real, tmp_path):
+    material = material_of(ours, real.select(patients=[*SEEN, HELD[0]]))
+    judges = judges_of(material, None, tmp_path, steps=1)
+    assert not judges.independent
+    assert "not independent" in judges.words
+    assert frozenset().union(*judges.blind) == {*SEEN, HELD[0]}
+    assert not judges.blind[0] & judges.blind[1]
+
+
+def test_a_given_judge_says_whom_it_saw(ours, real, tmp_path):
+    made = segment(
+        real.select(patients=[SEEN[0], HELD[0]]), tmp_path / "RUN", preset="tiny", steps=1,
+        talk=QUIET,
+    )  # fmt: skip
+    judges = judges_of(material_of(ours, real), made, tmp_path, steps=None)
+    assert not judges.independent
+    assert "saw 1 patient" in judges.words
+    assert judges.blind[0] == set(PATIENTS) - {SEEN[0], HELD[0]}
+
+
+def judges_of(material, given, folder, steps):
+    import torch
+
+    return choose_judges(
+        material, given, folder, preset=TINY, steps=steps, seed=0, device=torch.device("cpu"),
+        talk=QUIET,
+    )  # fmt: skip
+
+
+# One grid.
+
+
+def test_frames_are_compared_with_slices_of_volumes(real, tmp_path):
+    """Somebody's pictures of single slices, which have no spacing."""
+    plane = list(real.load(real.items[0]).slices())[1]
+    grid = Grid(plane.grid.shape[::-1], np.eye(3), False)
+    stored = (plane.image.mT.numpy() * 100 + 100).astype(np.uint8)
+    folder = write_dataset(
+        tmp_path / "frames", {"x": (stored, plane.mask.mT.numpy(), grid)}, ending=".png"
+    )
+    material = material_of(folder, real)
+    assert material.by_slice
+    assert "no spacing" in material.limitations[0]
+    told = measure_validity(material, None, tmp_path, seed=0)
+    assert told["unit"] == "slice"
+    assert told["synthetic"]["of"] == 1
+    # The slice is turned as the working grid turns volumes.
+    dice = best_dice(material.made.planes(), material.real.planes(), material)
+    assert dice == pytest.approx(1, abs=1e-6)
+
+
+# Intervals.
+
+
+def test_a_share_has_the_patients_interval():
+    alike = share([True] * 12, list("aabbccddeeff"))
+    assert alike["share"] == 1
+    assert alike["interval"] == list(clopper_pearson(6, 6))
+    mixed = share([True, True, False, False], list("aabb"))
+    assert mixed["interval"] == [0, 1]
+    assert mixed["patients"] == 2
+
+
+def test_shares_of_all_and_none_differ_with_a_width():
+    every, none = share([True] * 4, list("abcd")), share([False] * 5, list("efghi"))
+    apart = share_difference(every, none)
+    assert apart["difference"] == 1
+    low = 1 - np.hypot(1 - clopper_pearson(4, 4)[0], clopper_pearson(0, 5)[1])
+    assert apart["interval"] == pytest.approx([low, 1])
+
+
+def test_means_and_differences_count_patients_not_cases():
+    assert mean([0, 0, 0, 1], list("aaab"))["mean"] == 0.5
+    apart = difference([0.0, 0, 0, 1], list("aaab"), [0.25, 0.25], list("cd"))
+    assert apart["difference"] == 0.25
+    assert apart["interval"] == pytest.approx([-0.25, 0.75])
+    assert difference([1.0], ["a"], [0.0, 1.0], list("bc")) is None
