@@ -17,9 +17,9 @@ from torch import Tensor
 from augmint.case import Case
 from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.pool import Pool, build_pool
-from augmint.diffusion.checkpoint import load_network, save_network
-from augmint.diffusion.networks import Denoiser, build_network, count_parameters
-from augmint.diffusion.training import TrainingConfig, fit_network, leave
+from augmint.diffusion.checkpoint import Network, load_network, save_network
+from augmint.diffusion.networks import count_parameters
+from augmint.diffusion.training import TrainingConfig, fit_network, flow_matching, leave
 from augmint.errors import AugmintError
 from augmint.methods import (
     DatasetFacts,
@@ -34,7 +34,6 @@ from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.staging import output_folder, write_text
 from augmint.synthetic import check_cases
-from augmint.weights import sha256
 
 SCHEMA_VERSION = 1
 SHOWN = 4
@@ -79,21 +78,24 @@ def fit_method(
 ) -> dict[str, str]:
     """Fit every network of a method into RUN/checkpoints; returns the weights' hashes."""
     hashes: dict[str, str] = {}
+    fitted: dict[str, Network] = {}
     for name, spec in method.networks(prepared.facts).items():
         best = run / "checkpoints" / "best" / name
         if best.exists():
-            hashes[name] = sha256(best / "network.safetensors")
+            fitted[name], hashes[name] = load_network(best, device)
             continue
         network = _fresh(spec, name, init, training.seed)
         talk.say(
             f"fitting {name!r}: {count_parameters(network) / 1e6:.1f} M parameters on "
             f"{len(prepared.pool)} samples, window {prepared.facts.grid.window}, {device}"
         )
+        draw = drawer(spec, prepared.pool, unlabelled)
         with talk.bar(f"fit {name}", training.steps) as update:
             fit_network(
                 network,
-                drawer(spec, prepared.pool, unlabelled),
+                draw,
                 training,
+                loss=spec.loss(fitted) if spec.loss else flow_matching,
                 state=run / "checkpoints" / "last" / name,
                 metrics=run / "metrics.jsonl",
                 name=name,
@@ -101,6 +103,9 @@ def fit_method(
                 progress=lambda done, total, loss: update(done, f"loss {loss:.3f}"),
                 log=talk.say,
             )
+        if spec.finish:
+            spec.finish(network, draw)
+        fitted[name] = network
         if not follows():
             hashes[name] = save_network(best, network)
     leave()
@@ -150,12 +155,18 @@ def slices_before(names: Sequence[str]) -> Tensor:
     return torch.tensor(found)
 
 
-def _fresh(spec: NetworkSpec, name: str, init: Path | None, seed: int) -> Denoiser:
+def _fresh(spec: NetworkSpec, name: str, init: Path | None, seed: int) -> Network:
     torch.manual_seed(seed)
-    network = build_network(spec.config)
+    network = spec.config.build()
     if init is None:
         return network
-    start, _ = load_network(init / "checkpoints" / "best" / name)
+    before = init / "checkpoints" / "best" / name
+    if not before.exists() and (init / "run.json").exists():
+        raise AugmintError(
+            f"--init {init}: it has no network {name!r}, which this fit needs; use the same "
+            "settings, or fit without --init"
+        )
+    start, _ = load_network(before)
     if start.config != spec.config:
         raise AugmintError(
             f"--init {init}: its network {name!r} is {start.config}, this fit needs "
@@ -380,7 +391,7 @@ class FittedRun:
     method: Method
     method_name: str
     facts: DatasetFacts
-    networks: Mapping[str, Denoiser]
+    networks: Mapping[str, Any]
     hashes: Mapping[str, str]
     generator_patients: tuple[str, ...]
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from augmint.diffusion.path import expand
+
 Size = Literal["tiny", "small", "medium", "large"]
 
 # Channels per level; attention at the lowest level alone. `tiny` is for tests.
@@ -23,6 +25,10 @@ CHANNELS: dict[tuple[int, str], tuple[int, ...]] = {
 }
 
 
+# A velocity from predicted data divides by the level; below this its error would explode.
+LEAST_LEVEL = 0.05
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
     """What a denoiser is built from; stored beside its weights.
@@ -36,6 +42,8 @@ class NetworkConfig:
         size: `tiny`, `small`, `medium` or `large`.
         stem: Pixel-unshuffle factor: the network works at 1 / stem of the resolution with
             stem^dims as many input channels. 1 is none.
+        predicts: What the backbone gives, `velocity` or `data`. A backbone with fewer channels than
+            the noise has behind the stem cannot tell it, but can tell data that are simple.
     """
 
     dims: int
@@ -44,6 +52,7 @@ class NetworkConfig:
     conditioning: Literal["concat", "spade"] = "concat"
     size: Size = "small"
     stem: int = 2
+    predicts: Literal["velocity", "data"] = "velocity"
 
     @property
     def multiple(self) -> int:
@@ -53,6 +62,10 @@ class NetworkConfig:
     def to_json(self) -> dict[str, Any]:
         """A plain dict for config.json."""
         return asdict(self)
+
+    def build(self) -> Denoiser:
+        """`build_network` of this."""
+        return build_network(self)
 
 
 def unshuffle(x: Tensor, factor: int) -> Tensor:
@@ -94,6 +107,9 @@ def shuffle(x: Tensor, factor: int) -> Tensor:
 class Denoiser(nn.Module):
     """Predicts the velocity of x_t at level t under a condition.
 
+    Where the backbone predicts the data x_0 it is v = (x_t - x_0) / t.
+    Source: Li and He, Back to Basics: Let Denoising Generative Models Denoise, 2025.
+
     Args:
         backbone: called as backbone(x, steps (B,)) or, for SPADE, backbone(x, steps, seg=...);
             steps run over [0, 1000], the range that its time embedding was made for.
@@ -118,7 +134,10 @@ class Denoiser(nn.Module):
             if self.config.dims == 2:
                 x = x.contiguous(memory_format=torch.channels_last)
             out = self.backbone(x, t * 1000)
-        return shuffle(out, stem)
+        found = shuffle(out, stem)
+        if self.config.predicts == "data":
+            return (x_t - found.to(x_t.dtype)) / expand(t, x_t).clamp(min=LEAST_LEVEL)
+        return found
 
 
 def build_network(config: NetworkConfig) -> Denoiser:

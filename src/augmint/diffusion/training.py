@@ -1,4 +1,4 @@
-"""Fits one denoising network: one visible loop, with EMA, exact resume and several GPUs.
+"""Fits one network: one visible loop, with EMA, exact resume and several GPUs.
 
 Nothing random is carried from step to step: batch, noise and level of step k come from a
 generator seeded with (seed, k). A fit that was interrupted goes on as if it had not been, and the
@@ -14,11 +14,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from augmint.diffusion.networks import Denoiser
 from augmint.diffusion.path import add_noise, logit_normal, velocity
 from augmint.diffusion.sampling import generator_for
 from augmint.errors import AugmintError
@@ -37,11 +37,22 @@ Draw = Callable[[torch.Generator, int], tuple[Tensor, Tensor | None]]
 """(generator, batch size) to a target (B, C, *spatial) and its condition (B, K, *spatial)."""
 Progress = Callable[[int, int, float], None]
 """(steps done, steps in all, mean loss of late)."""
+Loss = Callable[[nn.Module, Tensor, Tensor | None, Tensor, Tensor], Tensor]
+"""(network, x_0, condition, eps like x_0, t (B,)) to the mean loss of a micro-batch."""
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def flow_matching(
+    network: nn.Module, x_0: Tensor, condition: Tensor | None, eps: Tensor, t: Tensor
+) -> Tensor:
+    """The loss of a denoiser: the squared error of its velocity at (1 - t) x_0 + t eps."""
+    v = network(add_noise(x_0, eps, t), t, condition)
+    return (v.float() - velocity(x_0, eps)).square().mean()
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a denoiser is fitted.
+    """How a network is fitted.
 
     Attributes:
         steps: Optimiser steps.
@@ -97,23 +108,25 @@ def ema_exponent(width: float) -> float:
 
 
 def fit_network(
-    network: Denoiser,
+    network: Network,
     draw: Draw,
     config: TrainingConfig,
     *,
+    loss: Loss = flow_matching,
     state: Path | None = None,
     metrics: Path | None = None,
     name: str = "network",
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
     log: Callable[[str], None] = lambda text: None,
-) -> Denoiser:
-    """Fit `network` by flow matching; returns it with averaged weights, in evaluation mode.
+) -> Network:
+    """Fit `network`; returns it with averaged weights, in evaluation mode.
 
     Args:
         network: freshly built, or holding the weights to start from.
         draw: gives the targets and conditions of a batch.
         config: see `TrainingConfig`.
+        loss: what it is fitted by.
         state: folder of the resumable state. A state found there is continued.
         metrics: a file of JSON lines, one for each step.
         name: the network's name in those lines.
@@ -151,8 +164,8 @@ def fit_network(
         batch = _batch(draw, config, step)
         share = [None if x is None else x[rank::world] for x in batch]
         while True:
-            loss = _accumulate(network, share, micro, device, config, world)
-            if _all_have_memory(loss is not None, device, world):
+            reached = _accumulate(network, share, micro, device, config, world, loss)
+            if _all_have_memory(reached is not None, device, world):
                 break
             optimizer.zero_grad(set_to_none=True)
             if micro == 1:
@@ -163,12 +176,12 @@ def fit_network(
             micro = (micro + 1) // 2
             torch.cuda.empty_cache()
             log(f"out of GPU memory: micro-batch halved to {micro}, effective batch kept")
-        assert loss is not None
+        assert reached is not None
         if world > 1:
             _average_gradients(network, world)
-        if not math.isfinite(loss):
+        if not math.isfinite(reached):
             raise AugmintError(
-                f"the loss of {name!r} is {loss} at step {step + 1}; lower learning_rate "
+                f"the loss of {name!r} is {reached} at step {step + 1}; lower learning_rate "
                 f"({config.learning_rate}) or set precision to fp32"
             )
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip)
@@ -177,12 +190,12 @@ def fit_network(
         keep = (1 - 1 / (step + 1)) ** (gamma + 1)
         with torch.no_grad():
             torch._foreach_lerp_(average, list(network.parameters()), 1 - keep)
-        smooth = loss if math.isnan(smooth) else 0.98 * smooth + 0.02 * loss
+        smooth = reached if math.isnan(smooth) else 0.98 * smooth + 0.02 * reached
         if rank == 0:
             if progress is not None:
                 progress(step + 1, config.steps, smooth)
             if metrics is not None:
-                line = {"network": name, "step": step + 1, "loss": round(loss, 6)}
+                line = {"network": name, "step": step + 1, "loss": round(reached, 6)}
                 with metrics.open("a") as stream:
                     stream.write(json.dumps(line) + "\n")
             due = time.monotonic() - saved > config.save_every or step + 1 == config.steps
@@ -216,6 +229,7 @@ def _accumulate(
     device: torch.device | str,
     config: TrainingConfig,
     world: int,
+    loss: Loss = flow_matching,
 ) -> float | None:
     """Gradients of this process's share of a batch, in micro-batches; returns the mean loss.
 
@@ -232,14 +246,13 @@ def _accumulate(
             x_0, noise, level = (x[part].to(device) for x in (target, eps, t))
             given = None if condition is None else condition[part].to(device)
             with autocast(device, config.precision):
-                v = network(add_noise(x_0, noise, level), level, given)
+                mean = loss(network, x_0, given, noise, level)
             # Gradients are averaged over processes, whose shares may differ by one image.
-            weight = len(x_0) * world / config.batch_size
-            loss = (v.float() - velocity(x_0, noise)).square().mean() * weight
-            loss.backward()
+            part_of_batch = mean * (len(x_0) * world / config.batch_size)
+            part_of_batch.backward()
         except torch.OutOfMemoryError:
             return None
-        total += float(loss.detach())
+        total += float(part_of_batch.detach())
     return total
 
 
@@ -296,7 +309,7 @@ def _average_gradients(network: nn.Module, world: int) -> None:
 
 def _save(
     folder: Path,
-    network: Denoiser,
+    network: nn.Module,
     optimizer: torch.optim.Optimizer,
     average: list[Tensor],
     step: int,
@@ -313,7 +326,7 @@ def _save(
 
 
 def _restore(
-    folder: Path, network: Denoiser, optimizer: torch.optim.Optimizer, average: list[Tensor]
+    folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: list[Tensor]
 ) -> int:
     tensors, facts = read_folder(folder, "network", "optimizer", "average")
     network.load_state_dict(tensors["network"])

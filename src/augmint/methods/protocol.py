@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from augmint.case import Case
-from augmint.diffusion.networks import Denoiser, NetworkConfig
+from augmint.diffusion.autoencoder import AutoencoderConfig
+from augmint.diffusion.networks import NetworkConfig
+from augmint.diffusion.training import Draw, Loss
 from augmint.imaging.working import WorkingGrid
 
 # Of `DatasetFacts.areas`.
@@ -108,11 +110,15 @@ class NetworkSpec:
         example: (samples, generator) to the target (B, C, *window) and its condition
             (B, K, *window) or None.
         labelled: It learns from labelled samples alone, whatever joins the fit.
+        loss: The networks named before it, fitted, to its loss; flow matching without one.
+        finish: What is done to it once it is fitted, given what draws its batches.
     """
 
-    config: NetworkConfig
+    config: NetworkConfig | AutoencoderConfig
     example: Callable[[Samples, torch.Generator], tuple[Tensor, Tensor | None]]
     labelled: bool = False
+    loss: Callable[[Mapping[str, Any]], Loss] | None = None
+    finish: Callable[[nn.Module, Draw], None] | None = None
 
 
 @runtime_checkable
@@ -126,12 +132,12 @@ class Method(Protocol):
     """
 
     def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:
-        """What to fit; empty for a method that needs no fit."""
+        """What to fit, in this order; empty for a method that needs no fit."""
         ...
 
     def generate(
         self,
-        networks: Mapping[str, Denoiser],
+        networks: Mapping[str, Any],
         orders: Iterable[tuple[Case, int]],
         facts: DatasetFacts,
         *,
