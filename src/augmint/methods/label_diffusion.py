@@ -40,8 +40,8 @@ HIDE_BELOW = 0.15
 # The slice below as the sampler draws it is less right than a real one.
 BELOW_WARP = 0.3
 UNKNOWN = 255
-# How large codes are beside noise of deviation 1. A region of many equal pixels shines through almost
-# any noise: at full size its shape is decided in the first tenth of the walk, and in one step of it.
+# How large codes are beside noise of deviation 1. A region of many equal pixels shines through
+# almost any noise: at full size one step of the walk would decide its shape.
 # Source: Chen, On the Importance of Noise Scheduling for Diffusion Models, 2023.
 AMPLITUDE = 0.15
 
