@@ -4,6 +4,7 @@ from torch import nn
 
 from augmint.diffusion.networks import (
     CHANNELS,
+    Denoiser,
     NetworkConfig,
     build_network,
     count_parameters,
@@ -11,6 +12,7 @@ from augmint.diffusion.networks import (
     shuffle,
     unshuffle,
 )
+from augmint.diffusion.path import add_noise, velocity
 
 
 def randomised(module, seed=0):
@@ -152,3 +154,19 @@ def test_every_spade_block_of_a_network_is_mended_and_starts_at_its_norm():
         for branch in (block.mlp_gamma, block.mlp_beta):
             assert not any("Norm" in type(m).__name__ for m in branch.modules())
             assert not any(bool(p.any()) for p in branch.parameters())
+
+
+def test_predicted_data_give_the_velocity_towards_them():
+    class Knows(torch.nn.Module):
+        def forward(self, x, steps):
+            return unshuffle(clean, 2)
+
+    config = NetworkConfig(2, channels=1, size="tiny", stem=2, predicts="data")
+    network = Denoiser(Knows(), config)
+    clean, eps = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8)
+    t = torch.tensor([1.0, 0.5, 0.1])
+    v = network(add_noise(clean, eps, t), t)
+    assert torch.allclose(v, velocity(clean, eps), atol=1e-4)
+    # Near the data the error of a prediction would be divided by almost nothing.
+    near = torch.full((3,), 1e-4)
+    assert network(add_noise(clean, eps, near), near).abs().max() < 0.1

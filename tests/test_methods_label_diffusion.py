@@ -11,6 +11,7 @@ from augmint.fit import drawer, slices_before
 from augmint.imaging.label_codes import encode
 from augmint.methods import Samples
 from augmint.methods.label_diffusion import (
+    AMPLITUDE,
     Ask,
     draw_stacks,
     label_condition,
@@ -152,7 +153,7 @@ def test_what_is_learned_fits_together():
     assert target.shape[1] == spec.config.channels == 3
     assert given.shape[1] == spec.config.condition_channels == 8
     window = masks[:, 4:68, 4:68]
-    assert torch.equal(target, encode(window, 3, "one_hot"))
+    assert torch.equal(target, AMPLITUDE * encode(window, 3, "one_hot"))
     shown = given[:, 1:4].sum(1)
     known = shown.flatten(1).all(1)
     assert not known[::4].any()
@@ -181,7 +182,7 @@ def test_unlabelled_images_do_not_teach_empty_masks():
         pool.images, torch.full_like(masks, 255), torch.zeros(6), pool.annotated, names, names
     )
     target, given = drawer(spec, pool, bare)(torch.Generator().manual_seed(0), 60)
-    assert (target[:, 1] == 1).all()
+    assert (target[:, 1] == torch.tensor(AMPLITUDE)).all()
     assert given is not None
 
 
