@@ -77,7 +77,7 @@ def main() -> None:
             with talk.bar(f"fit {coding}", training.steps) as update:
                 fit_network(
                     network, drawer(spec, prepared.pool), training, device=device,
-                    state=a.work / f"last_{coding}", name=coding,
+                    loss=spec.loss({}), state=a.work / f"last_{coding}", name=coding,
                     metrics=a.work / f"{coding}.jsonl", log=talk.say,
                     progress=lambda done, total, loss, tell=update: tell(done, f"loss {loss:.3f}"),
                 )  # fmt: skip

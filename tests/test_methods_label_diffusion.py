@@ -7,6 +7,7 @@ import torch
 from augmint.data.pool import Pool
 from augmint.diffusion.sampling import descend
 from augmint.errors import AugmintError
+from augmint.diffusion.networks import LEAST_LEVEL
 from augmint.fit import drawer, slices_before
 from augmint.imaging.label_codes import encode
 from augmint.methods import Samples
@@ -15,6 +16,7 @@ from augmint.methods.label_diffusion import (
     Ask,
     draw_stacks,
     label_condition,
+    label_loss,
     label_spec,
     read_asks,
 )
@@ -303,3 +305,23 @@ def test_what_does_not_suit_the_data_is_one_clear_error():
         tiny("mask_to_image", masks="generated", ask="LV area > p5").networks(facts_of(2))
     with pytest.raises(AugmintError, match="label_stem 16 needs sizes that are multiples of"):
         tiny("mask_to_image", masks="generated", label_stem=16).networks(facts_of(2))
+
+
+def test_the_loss_is_the_error_of_the_codes_at_every_level_alike():
+    off = 0.3
+
+    class Near(torch.nn.Module):
+        """Points at codes that are `off` of their size away from the true ones."""
+
+        def forward(self, x_t, t, condition):
+            wide = t.reshape(-1, 1, 1, 1).clamp(min=LEAST_LEVEL)
+            return (x_t - (clean + off * AMPLITUDE)) / wide
+
+    clean = AMPLITUDE * encode(torch.randint(0, 3, (4, 8, 8)), 3, "one_hot")
+    eps = torch.randn(clean.shape)
+    for level in (0.01, 0.2, 0.9):
+        found = label_loss(Near(), clean, None, eps, torch.full((4,), level))
+        assert found.item() == pytest.approx(off**2, rel=1e-3)
+    spec = label_spec(facts_of(2), coding="one_hot", size="tiny", stem=2, warp=0.0)
+    assert spec.loss is not None
+    assert spec.loss({}) is label_loss

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from augmint.case import Case
 from augmint.data.pool import slice_position
-from augmint.diffusion.networks import Denoiser, NetworkConfig, Size
+from augmint.diffusion.networks import LEAST_LEVEL, Denoiser, NetworkConfig, Size
+from augmint.diffusion.path import add_noise, expand
 from augmint.diffusion.sampling import Job, Walk, generator_for, sample, sample_jobs
 from augmint.errors import AugmintError
 from augmint.imaging.label_codes import Coding, code_channels, decode, encode
@@ -128,7 +129,21 @@ def label_spec(
         coded = AMPLITUDE * encode(masks, facts.num_classes, coding)
         return coded, label_condition(samples.positions, below, sizes, facts.num_classes)
 
-    return NetworkSpec(config=config, example=example, labelled=True)
+    return NetworkSpec(config, example, labelled=True, loss=lambda fitted: label_loss)
+
+
+def label_loss(
+    network: nn.Module, x_0: Tensor, condition: Tensor | None, eps: Tensor, t: Tensor
+) -> Tensor:
+    """The squared error of the codes that a denoiser's velocity points at, in units of their size.
+
+    All levels count alike. By the error of the velocity those near the finished map, where only
+    the outlines are open, would outweigh those where the shapes are decided.
+    """
+    x_t = add_noise(x_0, eps, t)
+    level = expand(t, x_t).clamp(min=LEAST_LEVEL)
+    found = x_t - level * network(x_t, t, condition).float()
+    return (found - x_0).square().mean() / AMPLITUDE**2
 
 
 def _seen_below(
