@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from augmint.data.pool import Pool
+from augmint.diffusion.networks import LEAST_LEVEL
 from augmint.diffusion.sampling import descend
 from augmint.errors import AugmintError
-from augmint.diffusion.networks import LEAST_LEVEL
 from augmint.fit import drawer, slices_before
 from augmint.imaging.label_codes import encode
 from augmint.methods import Samples
