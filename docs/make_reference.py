@@ -130,7 +130,8 @@ def _command(name: str, command: Any) -> str:
 
 def _metavar(argument: Any) -> str:
     name = (argument.name or "").upper()
-    return f"[{name}]" if name == "SYNTHETIC" else name
+    # DATA may stand in a file of options, so no argument but this is told to be optional.
+    return f"[{name}]" if name == "SYNTHETIC" and not argument.required else name
 
 
 def python() -> str:

@@ -32,6 +32,7 @@ from augmint.methods.sector_outpaint import DRAWS, SectorOutpaint, find_sector
 from augmint.prepare import prepare
 from augmint.presets import preset_named
 from augmint.progress import Talk
+from augmint.quality.gates import Verdict
 from augmint.synthetic import load_rows, write_real
 
 QUIET = Talk(quiet=True)
@@ -704,7 +705,7 @@ class StoppingGate:
         self.left -= 1
         if self.left < 0:
             raise InterruptionError
-        return {}, ""
+        return Verdict()
 
 
 @pytest.mark.parametrize("filler", ["conditional", "speckle"])

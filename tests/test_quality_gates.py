@@ -90,12 +90,29 @@ def test_an_image_of_another_patient_of_the_fit_is_a_copy(gates, dataset):
 
 def test_its_own_patient_counts_only_where_the_mask_is_new(gates, dataset):
     case = dataset.load(dataset.items[0])
+    torch.manual_seed(0)
+    like = (case.image + 0.4 * torch.randn(case.image.shape)).clamp(-1, 1)
     origin = Provenance(source_case=case.case_id, method="mask_to_image")
-    assert "copies" not in gates.judge(replace(case, provenance=origin)).reasons
+    made = replace(case, image=like, provenance=origin)
+    plain = gates.judge(made)
+    assert "copies" not in plain.reasons
     new = replace(origin, details={"masks": "generated"})
-    verdict = gates.judge(replace(case, provenance=new))
-    assert verdict.nearest.startswith(case.case_id)
+    verdict = gates.judge(replace(made, provenance=new))
+    assert verdict.nearest.startswith(case.patient_id)
+    assert gates.copies.threshold < verdict.similarity < 0.95
     assert "copies" in verdict.reasons
+
+
+def test_the_very_image_of_its_own_patient_is_a_copy(gates, dataset):
+    case = dataset.load(dataset.items[0])
+    origin = Provenance(source_case=case.case_id, method="mask_to_image")
+    verdict = gates.judge(replace(case, provenance=origin))
+    assert verdict.similarity > 0.95
+    assert verdict.nearest.startswith(case.case_id)
+    assert "> 0.950" in verdict.reasons["copies"]
+    # A method that is made to keep recorded pixels is not blamed for them.
+    kept = replace(gates, copies=replace(gates.copies, keeps_pixels=True))
+    assert "copies" not in kept.judge(replace(case, provenance=origin)).reasons
 
 
 def test_what_was_asked_for_is_waived(gates, dataset):
@@ -119,12 +136,16 @@ def test_the_threshold_for_copies_is_learned_once(dataset, prepared, tmp_path):
     assert again.threshold == 0.123
 
 
-def test_gates_are_checked_before_anything_is_computed(dataset):
+def test_gates_are_checked_before_anything_is_computed(dataset, tmp_path):
+    kidney = tmp_path / "rules.yaml"
+    kidney.write_text("name: k\nlabels: [kidney]\nrules:\n  - solid: {of: [LV, kidney]}\n")
     with pytest.raises(AugmintError, match="there is no gate 'agrement'; choose from agreement"):
         check_gates(["agrement"], dataset.labels)
     with pytest.raises(AugmintError, match="no anatomical rules are known for the labels spleen"):
         check_gates(["validity"], {"background": 0, "spleen": 1})
     assert check_gates(["agreement"], {"background": 0, "spleen": 1}) == (("agreement",), None)
+    with pytest.raises(AugmintError, match="no label is named 'kidney'"):
+        check_gates(["validity"], dataset.labels, kidney)
     with pytest.raises(AugmintError, match="learns from 5 patients or more"):
         check_enough_patients(["copies"], ["a", "b", "c", "d"])
 

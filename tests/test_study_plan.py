@@ -392,3 +392,14 @@ def test_another_frame_of_the_same_file_is_other_data(base):
         for frame in (None, 0, 3)
     }
     assert len(marks) == 3
+
+
+def test_gates_are_checked_before_the_work_and_are_units_of_their_own(base):
+    def arm(gates):
+        return {"synthetic": {"method": "mask_to_image", "copies": 1, "gates": gates}}
+
+    with pytest.raises(AugmintError, match="--gates copies learns from 5 patients or more"):
+        plan_study(study_of(arms={"stack": {}, "ours": arm(["copies"])}), base)
+    plan = plan_study(study_of(arms={"stack": {}, "a": arm(None), "b": arm(["validity"])}), base)
+    gates = [u.arguments.get("gates") for u in plan.units.values() if u.kind == "generate"]
+    assert gates.count(None) == gates.count(["validity"]) == 2

@@ -24,12 +24,13 @@ from augmint.fit import (
     write_run,
 )
 from augmint.generate import check_copies, signatures, synthesise
-from augmint.methods import sees_whole_frames
+from augmint.methods import Method, keeps_pixels, sees_whole_frames
 from augmint.prepare import Prepared, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.quality.agreement import AgreementGate, check_masks, fit_gate
 from augmint.quality.gates import (
+    CopyGate,
     Gates,
     ValidityGate,
     check_enough_patients,
@@ -220,12 +221,13 @@ def augment(
             if "agreement" in used:
                 check_masks(prepared.pool)
             validity = _validity(prepared, used, known_rules, talk)
+            copied = _copies(run, prepared, part, used, chosen, where, talk)
             fit_seconds = _fit(
                 run, prepared, request, method, settings, sizes, steps, seed, where, talk
             )
             gated = time.monotonic()
             judges = _gates(
-                run, prepared, part, sizes, used, validity, gate_steps, seed, where, talk
+                run, prepared, part, sizes, used, validity, copied, gate_steps, seed, where, talk
             )
             fitted = load_run(run, device=str(where))
             generated = time.monotonic()
@@ -328,7 +330,7 @@ def _rejections(made: Sequence[Mapping[str, Any]], used: Sequence[str]) -> list[
     if broken and "validity" not in used:
         lines.append(
             f"{broken} of {len(made)} synthetic masks break an anatomical rule, see the column "
-            "broken of manifest.csv; --gates agreement,validity would reject them"
+            f"broken of manifest.csv; --gates {','.join([*used, 'validity'])} would reject them"
         )
     return lines
 
@@ -349,6 +351,24 @@ def _validity(
         return None
 
 
+def _copies(
+    run: Path,
+    prepared: Prepared,
+    part: Dataset,
+    used: Sequence[str],
+    method: Method,
+    device: torch.device,
+    talk: Talk,
+) -> CopyGate | None:
+    """The search for copies; it needs no generator, so it stands before the long fit."""
+    if "copies" not in used:
+        return None
+    return fit_copies(
+        part, prepared.facts.grid, folder=run / "gate", device=device, talk=talk,
+        keeps_pixels=keeps_pixels(method),
+    )  # fmt: skip
+
+
 def _gates(
     run: Path,
     prepared: Prepared,
@@ -356,6 +376,7 @@ def _gates(
     sizes: Preset,
     used: Sequence[str],
     validity: ValidityGate | None,
+    copied: CopyGate | None,
     steps: int | None,
     seed: int,
     device: torch.device,
@@ -363,13 +384,10 @@ def _gates(
 ) -> Gates:
     """Fit the judges, those found in OUT/run/gate excepted."""
     grid = prepared.facts.grid
-    agreement = copies = None
+    agreement = None
     if "agreement" in used:
         agreement = _agreement(run, prepared, part, sizes, steps, seed, device, talk)
-    if "copies" in used:
-        cases = (part.load(item) for item in part.items)
-        copies = fit_copies(cases, grid, folder=run / "gate", device=device, talk=talk)
-    return Gates(tuple(used), grid, agreement, validity, copies)
+    return Gates(tuple(used), grid, agreement, validity, copied)
 
 
 def _agreement(

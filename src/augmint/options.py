@@ -102,6 +102,8 @@ def read_patients(text: str | None, flag: str = "--patients") -> int | list[str]
 def read_gates(text: str) -> list[str]:
     """Names of gates with commas; `none` is no gate."""
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise AugmintError(f"--gates wants names with commas, or none; got {text!r}")
     return [] if names == ["none"] else names
 
 
@@ -234,6 +236,8 @@ def _as_text(name: str, value: Any) -> Any:
         # The comma keeps a lone patient such as 12 from being read as a number of patients.
         names = ("patients", "generator_patients")
         end = "," if name in names and len(value) == 1 else ""
+        if name == "gates" and not value:
+            return "none"
         return ",".join(map(str, value)) + end
     return value if isinstance(value, (bool, list)) else str(value)
 

@@ -14,6 +14,7 @@ from augmint.methods.protocol import (
     Method,
     NetworkSpec,
     Samples,
+    keeps_pixels,
     sees_whole_frames,
 )
 from augmint.methods.sector_outpaint import SectorOutpaint
@@ -32,6 +33,7 @@ __all__ = [
     "NetworkSpec",
     "Samples",
     "build_method",
+    "keeps_pixels",
     "sees_whole_frames",
 ]
 

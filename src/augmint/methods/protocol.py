@@ -125,8 +125,9 @@ class NetworkSpec:
 class Method(Protocol):
     """A generative method; its dataclass fields are its whole configuration.
 
-    Three things are optional: a class variable `whole_frames`, true for a method whose working
-    window must not be a part of the frames; `to_native(new, source, grid)`, for one that knows
+    Four things are optional: a class variable `whole_frames`, true for a method whose working
+    window must not be a part of the frames; another, `keeps_pixels`, for one whose images are made
+    of recorded pixels of their source; `to_native(new, source, grid)`, for one that knows
     better than the working grid what lies between its pixels; and `problem(case)`, why it cannot
     use a stored case, or an empty text.
     """
@@ -145,6 +146,11 @@ class Method(Protocol):
     ) -> Iterator[Case]:
         """One synthetic case on the working window for each (case, copy), in their order."""
         ...
+
+
+def keeps_pixels(method: object) -> bool:
+    """Whether a method's images are made of pixels of their source, so that they are like it."""
+    return bool(getattr(method, "keeps_pixels", False))
 
 
 def sees_whole_frames(method: object) -> bool:

@@ -95,6 +95,7 @@ class SectorOutpaint:
     """
 
     whole_frames: ClassVar[bool] = True
+    keeps_pixels: ClassVar[bool] = True
 
     filler: Filler = "conditional"
     depth: float = 0.58

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from augmint.case import Case, Provenance
 from augmint.diffusion.networks import Denoiser
@@ -25,6 +26,7 @@ class WarpedPairs:
             elastic.
     """
 
+    keeps_pixels: ClassVar[bool] = True
     warp: float = 1.0
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from augmint.errors import AugmintError
 from augmint.imaging.working import WorkingGrid
 from augmint.progress import Talk
 from augmint.quality.agreement import AgreementGate
-from augmint.quality.copies import LEAST_PATIENTS, calibrate, likest, worst_of_cases
+from augmint.quality.copies import LEAST_PATIENTS, SAME, calibrate, likest, worst_of_cases
 from augmint.quality.memorisation import CopyIndex, Picture, index_pictures, nearest, pictures_of
 from augmint.quality.validity import Limits, Rules, fit_limits, judge, read_rules, rules_for
 from augmint.staging import write_text
@@ -78,6 +78,7 @@ class CopyGate:
     index: CopyIndex
     threshold: float
     facts: Mapping[str, Any]
+    keeps_pixels: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,9 @@ class Gates:
             if broken and "validity" in self.used:
                 reasons["validity"] = f"validity {why}"
         if self.copies is not None:
-            name, similarity = _likeness(self.copies, working)
-            if similarity is not None and similarity > self.copies.threshold:
-                reasons["copies"] = (
-                    f"copies {similarity:.3f} like {name} > {self.copies.threshold:.3f}"
-                )
+            name, similarity, limit = _likeness(self.copies, working)
+            if similarity is not None and similarity > limit:
+                reasons["copies"] = f"copies {similarity:.3f} like {name} > {limit:.3f}"
         return Verdict(reasons, agreement, broken, similarity, name)
 
     def facts(self) -> dict[str, Any]:
@@ -144,8 +143,8 @@ def check_gates(
     """The gates in their order and the anatomical rules, if any are known; ask before a fit.
 
     Raises:
-        AugmintError: for an unknown gate, for rules that cannot be read, and if `validity` is asked
-            for where no rules are known.
+        AugmintError: for an unknown gate, for rules that cannot be read or name no label, and if
+            `validity` is asked for where no rules are known.
     """
     if unknown := sorted(set(gates) - set(GATES)):
         raise AugmintError(
@@ -153,7 +152,8 @@ def check_gates(
         )
     known = rules_for(labels) if rules is None else read_rules(rules)
     if known is not None:
-        known = known.among(labels)
+        for region in (region for rule in known.rules for region in rule.regions):
+            known.classes(region, labels)
     elif "validity" in gates:
         names = ", ".join(n for n in labels if n != "background")
         raise AugmintError(
@@ -195,6 +195,7 @@ def fit_copies(
     folder: Path,
     device: torch.device | str,
     talk: Talk,
+    keeps_pixels: bool = False,
 ) -> CopyGate:
     """Index the images of the fit and learn how like the images of two of its patients are.
 
@@ -206,18 +207,27 @@ def fit_copies(
         folder: Gets copies.json; a threshold found there is not learned again.
         device: Where to compute.
         talk: Where progress goes.
+        keeps_pixels: Synthetic images are made of pixels of their source, and so are like it.
 
     Raises:
-        AugmintError: if there are fewer than five patients.
+        AugmintError: if there are fewer than five patients, of whom no image is stored under
+            another patient's name.
     """
     known = list(_pictures(training, grid))
     index = index_pictures(known, device=device)
     path = folder / "copies.json"
     if not path.exists():
-        lenders = set(sorted({p.patient for p in known})[:LENDERS])
+        names = sorted({p.patient for p in known})
+        lenders = set(names[:: -(-len(names) // LENDERS)])
         asked = [p for p in known if p.patient in lenders]
         with talk.bar("how like real patients are", len(asked)) as update:
-            found = calibrate(index, _counted(asked, update))
+            try:
+                found = calibrate(index, _counted(asked, update))
+            except AugmintError as error:
+                raise AugmintError(
+                    f"--gates copies: {error} Patients with an image that is stored under another "
+                    "name do not count. Leave copies out of --gates where there are no more"
+                ) from error
         for match in found.doubles:
             talk.say(f"WARNING: {match.name} is {match.real}, stored under another patient's name")
         facts = {
@@ -226,7 +236,7 @@ def fit_copies(
         }  # fmt: skip
         write_text(path, json.dumps(facts, indent=1))
     facts = json.loads(path.read_text(encoding="utf-8"))
-    return CopyGate(index, float(facts["threshold"]), facts)
+    return CopyGate(index, float(facts["threshold"]), facts, keeps_pixels)
 
 
 def _counted(pictures: Sequence[Picture], update: Any) -> Iterator[Picture]:
@@ -247,11 +257,20 @@ def _own(case: Case) -> str:
     return case.patient_id
 
 
-def _likeness(gate: CopyGate, working: Case) -> tuple[str, float | None]:
+def _likeness(gate: CopyGate, working: Case) -> tuple[str, float | None, float]:
+    """The likest training image, the similarity, and what it may be at most.
+
+    An image is meant to resemble the patient whose mask it was painted for, but not to be that
+    patient's image.
+    """
     matches = nearest(gate.index, pictures_of([working], _own))
+    (own,) = worst_of_cases(matches, whose="own")
+    name, value = likest(own, "own")
+    if value > SAME and not gate.keeps_pixels:
+        return name, value, SAME
     (worst,) = worst_of_cases(matches)
     name, value = likest(worst, "others")
-    return name, value if value == value else None
+    return name, value if value == value else None, gate.threshold
 
 
 def _validity(gate: ValidityGate, working: Case, grid: WorkingGrid) -> tuple[tuple[str, ...], str]:

@@ -15,6 +15,7 @@ from augmint.data.layout import listed
 from augmint.data.splits import check_leak
 from augmint.errors import AugmintError
 from augmint.evaluation.score import MEAN
+from augmint.quality.gates import check_enough_patients, check_gates
 from augmint.study.draws import Draw, draws_of
 from augmint.study.spec import HELD_OUT, Study, Test
 
@@ -299,6 +300,8 @@ def _train(
     facts = {**source.arguments, "patients": list(draw.train)}
     where = f"{len(draw.train)} patients, draw {draw.number}"
     if arm.synthetic is not None:
+        used, _ = check_gates(arm.synthetic.gates or (), source.dataset.labels)
+        check_enough_patients(used, draw.train)
         # Later fields that say nothing are left out: units keep their keys.
         unsaid = {"filtered"} | ({"gates"} if arm.synthetic.gates is None else set())
         own = arm.synthetic.model_dump(mode="json", exclude=unsaid)
