@@ -28,14 +28,23 @@ def write_dataset(folder, cases, labels=None, ending=".nii.gz"):
     return folder
 
 
-def write_manifest(folder, sources, *, fold="", method="mask_to_image"):
-    """`sources`: synthetic case -> (source case, its patient)."""
-    columns = ("schema_version", "case", "synthetic", "source_case", "patient", "fold", "method")
+def write_manifest(
+    folder, sources, *, fold="", method="mask_to_image", rejected=(), details=None
+):  # fmt: skip
+    """`sources`: synthetic case -> (source case, its patient); `details`: case -> own columns."""
+    details = details or {}
+    own = sorted({name for values in details.values() for name in values})
+    columns = (
+        "schema_version", "case", "synthetic", "source_case", "patient", "fold", "method",
+        "accepted", *(f"{method}.{name}" for name in own),
+    )  # fmt: skip
     with (folder / "manifest.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
         for name, (source, patient) in sources.items():
-            writer.writerow((1, name, 1, source, patient, fold, method))
+            cells = [details.get(name, {}).get(column, "") for column in own]
+            accepted = int(name not in rejected)
+            writer.writerow((1, name, 1, source, patient, fold, method, accepted, *cells))
 
 
 def write_run(folder, seen, *, gate=None, fold=None, gated=True):

@@ -18,7 +18,7 @@ LEVELS = (
     {"case", "progress", "staging", "presets", "weights", "precision", "cluster"},
     {"imaging", "data", "diffusion"},
     {"methods", "segmentation", "evaluation"},
-    {"quality", "prepare", "fit", "generate", "shards", "synthetic", "augment", "report"},
+    {"quality", "prepare", "fit", "generate", "shards", "synthetic", "augment", "gating", "report"},
     # What commands call: these parts, and every module of its own beside them.
     {"study", "survey", "audit"},
     {"cli"},

@@ -2,28 +2,34 @@
 
 import csv
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from audited import LABELS, noisy, pair_of, write_dataset, write_manifest, write_run
-from augmint.audit import audit, in_words, run
+from augmint.audit import audit, copying, in_words, page, run, words
 from augmint.audit.adherence import choose_judges
 from augmint.audit.copying import Search, held_rate, measure_copies
 from augmint.audit.images import measure_images
 from augmint.audit.intervals import difference, mean, share, share_difference
-from augmint.audit.masks import measure_validity
-from augmint.audit.material import gather
+from augmint.audit.masks import choose_rules, measure_validity
+from augmint.audit.material import _group, gather
 from augmint.audit.parties import read_parties
 from augmint.audit.shapes import best_dice, ks, measure_shapes, sizes_of
 from augmint.case import Grid
 from augmint.data.dataset import open_dataset
 from augmint.data.phantoms import make_phantoms
 from augmint.errors import AugmintError
+from augmint.prepare import prepare
 from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.quality.copies import SAME, Calibration, clopper_pearson
 from augmint.quality.memorisation import Match
+from augmint.quality.validity import fit_limits_to, judge_case
 from augmint.segment import segment
 
 QUIET = Talk(quiet=True)
@@ -55,12 +61,11 @@ def ours(real, tmp_path_factory):
     first, *_, last = cases
     cases[first] = cases[first][0], with_second_lv(cases[first][1]), cases[first][2]
     apart = {last: cases.pop(last)}
-    rejected = {last: sources.pop(last)}
     write_dataset(folder, cases)
-    write_manifest(folder, sources)
+    write_manifest(folder, sources, rejected=apart)
     write_run(folder, SEEN)
     write_dataset(folder / "rejected", apart)
-    write_manifest(folder / "rejected", rejected)
+    write_manifest(folder / "rejected", {last: sources[last]}, rejected=apart)
     return folder
 
 
@@ -223,6 +228,63 @@ def test_an_unfinished_audit_goes_on_where_it_was(ours, real, tmp_path, monkeypa
         audit(ours, real, out, **options)
 
 
+@pytest.fixture
+def stopped(ours, real, tmp_path, monkeypatch):
+    """An audit that was stopped after the first part, and what it was asked."""
+    folder = tmp_path / "SYNTHETIC"
+    shutil.copytree(ours, folder)
+    rules, out = tmp_path / "rules.yaml", tmp_path / "AUDIT"
+    rules.write_text("name: one\nrules:\n  - components: {of: LV}\n")
+    judge = segment(
+        real.select(patients=HELD[:2]), tmp_path / "JUDGE", preset="tiny", steps=1, talk=QUIET
+    )
+    asked = dict(preset="tiny", rules=rules, judge=judge, talk=QUIET)
+
+    def kill(*given, **named):
+        raise KeyboardInterrupt
+
+    for name in ("choose_judges", "measure_adherence"):
+        monkeypatch.setattr(run, name, kill)
+    with pytest.raises(KeyboardInterrupt):
+        audit(folder, real, out, **asked)
+    return folder, out, asked
+
+
+@pytest.mark.parametrize("changed", ["rules", "judge", "manifest.csv", "run.json"])
+def test_a_continued_audit_notices_what_was_changed_meanwhile(stopped, real, changed):
+    folder, out, asked = stopped
+    if changed == "rules":
+        asked["rules"].write_text("name: one\nrules:\n  - components: {of: RV}\n")
+        key = "rules_fingerprint"
+    elif changed == "judge":
+        weights = asked["judge"] / "checkpoints" / "best" / "network.safetensors"
+        tensors = load_file(weights)
+        save_file({k: v + 1 for k, v in tensors.items()}, weights)
+        key = "judge_sha256"
+    else:
+        path = folder / changed
+        path.write_text(path.read_text() + "\n")
+        key = "record_sha256"
+    with pytest.raises(AugmintError, match=f"was begun with {key}"):
+        audit(folder, real, out, resume=True, **asked)
+
+
+def test_the_seconds_of_a_continued_audit_are_those_of_all_its_sessions(
+    stopped, real, monkeypatch
+):  # fmt: skip
+    folder, out, asked = stopped
+    spent = out.with_name("AUDIT.partial") / ".work" / "seconds.json"
+    assert json.loads(spent.read_text()) > 0
+    spent.write_text("1000")
+    for name, value in (
+        ("choose_judges", None), ("measure_adherence", ADHERENCE), ("measure_copies", COPIES),
+        ("measure_images", IMAGES),
+    ):  # fmt: skip
+        monkeypatch.setattr(run, name, lambda *given, value=value, **named: value)
+    audit(folder, real, out, resume=True, **asked)
+    assert 1000 < strict(out / "audit.json")["seconds"] < 1100
+
+
 ADHERENCE = {
     "judge": "nobody", "independent": True, "labels": {}, "accepted_share": None, "worst": [],
 }  # fmt: skip
@@ -242,6 +304,79 @@ def test_our_own_dataset_says_whom_the_generator_saw(ours, real):
     assert parties.sources_known
     assert len(parties.made) == 6
     assert len(parties.accepted) == 5
+
+
+def test_without_the_rejected_cases_nothing_is_said_of_all(ours, real, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(ours, folder, ignore=shutil.ignore_patterns("rejected"))
+    parties = read_parties(folder, real)
+    assert parties.are == "accepted"
+    assert len(parties.made) == len(parties.accepted) == 5
+    assert sum(ok for ok, _ in parties.verdicts) == 5
+    assert len(parties.verdicts) == 6
+    assert "1 of 1 cases that the gates rejected are not in" in parties.limitations[0]
+    # A manifest without verdicts, and counts in run.json.
+    facts = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**facts, "counts": {"rejected": 3}}))
+    text = (folder / "manifest.csv").read_text().splitlines()
+    (folder / "manifest.csv").write_text("".join(r.rpartition(",")[0] + "\n" for r in text))
+    counted = read_parties(folder, real)
+    assert counted.are == "accepted"
+    assert counted.verdicts == ()
+    assert "3 of 3" in counted.limitations[0]
+
+
+def test_the_words_of_accepted_cases_alone_do_not_speak_of_all(audited, tmp_path):
+    facts = strict(audited / "audit.json")
+    assert "before any gate" in in_words(facts)[1]
+    facts["data"]["synthetic_are"] = "accepted"
+    words = in_words(facts)
+    assert not any("before any gate" in sentence for sentence in words)
+    assert "accepted synthetic masks" in words[0]
+    assert "The gates accepted 83.3 %" in words[1]
+    page.write_page(tmp_path, facts)
+    html = (tmp_path / "report.html").read_text()
+    assert "synthetic, accepted" in html
+    assert "before gates" not in html
+
+
+def test_where_nothing_was_accepted_rejected_cases_are_audited(ours, real, tmp_path):
+    """From the folder itself, and from its folder `rejected`."""
+    folder = tmp_path / "OUT"
+    cases = {f"{p}_ED__s0_c0": pair_of(real, f"{p}_ED") for p in SEEN[:2]}
+    sources = {name: (name[:-7], name[:-10]) for name in cases}
+    write_dataset(folder / "rejected", cases)
+    write_dataset(folder, {f"{SEEN[0]}_ED": pair_of(real, f"{SEEN[0]}_ED")})
+    for where in (folder, folder / "rejected"):
+        write_manifest(where, sources, rejected=cases)
+    write_run(folder, SEEN)
+    for given in (folder, folder / "rejected"):
+        parties = read_parties(given, real)
+        assert parties.are == "all"
+        assert parties.accepted == frozenset()
+        assert parties.kept == set(cases)
+        assert parties.seen == tuple(SEEN)
+        assert "accepted no case" in parties.limitations[0]
+    out = audit(folder / "rejected", real, tmp_path / "A", preset="tiny", judge_steps=1, talk=QUIET)
+    facts = strict(out / "audit.json")
+    assert (facts["data"]["accepted"], facts["data"]["rejected"]) == (0, 2)
+    assert facts["request"]["synthetic"].endswith("rejected")
+    assert facts["parts"]["validity"]["accepted"] is None
+    assert facts["parts"]["adherence"]["accepted_share"]["share"] == 0
+    assert facts["parts"]["copies"]["images"] == 6
+    assert facts["parts"]["copies"]["rejected"] is None
+    assert "rejected synthetic images" in facts["words"][2]
+    html = (out / "report.html").read_text()
+    assert "2 synthetic cases, all of them rejected" in html
+    assert "synthetic, accepted" not in html
+
+
+def test_a_folder_of_rejected_cases_is_audited_by_the_record_above(ours, real):
+    parties = read_parties(ours / "rejected", real)
+    assert parties.are == "rejected"
+    assert parties.seen == tuple(SEEN)
+    assert len(parties.made) == 1
+    assert sum(ok for ok, _ in parties.verdicts) == 5
 
 
 def test_a_plain_folder_is_taken_as_synthetic_and_all_patients_as_seen(real, tmp_path):
@@ -264,7 +399,7 @@ def test_patients_are_not_named_against_the_run(ours, real):
 
 
 def test_the_real_dataset_itself_is_nothing_to_audit(real):
-    with pytest.raises(AugmintError, match="no accepted synthetic case"):
+    with pytest.raises(AugmintError, match="holds no synthetic case"):
         read_parties(real, real)
 
 
@@ -327,12 +462,15 @@ def test_sources_of_kept_pixels_count_as_seen(real, tmp_path):
 
 
 def test_faulty_options_are_found_before_any_work(ours, real, tmp_path):
+    kidney = tmp_path / "kidney.yaml"
+    kidney.write_text("rules:\n  - area: {of: LV}\n  - needs: {of: LV, with: kidney}\n")
     for options, message in (
         ({"copy_false_alarms": 0.7}, "below 0.5"),
         ({"judge_steps": 0}, "--judge-steps"),
         ({"rules": tmp_path / "none.yaml"}, "none.yaml"),
         ({"judge": tmp_path / "none"}, "no trained segmenter"),
         ({"preset": "huge"}, "unknown preset"),
+        ({"rules": kidney}, "speaks of LV, kidney.*no label is named 'kidney'.*RV, MYO, LV"),
     ):
         with pytest.raises(AugmintError, match=message):
             audit(ours, real, tmp_path / "out", talk=QUIET, **options)
@@ -372,6 +510,57 @@ def test_a_copy_of_the_source_is_flagged_as_nearly_identical(real, tmp_path):
     assert [row[3] for row in found["flagged"]] == [SAME] * 3
 
 
+DRAWN = {"masks": "generated"}
+
+
+def test_a_drawn_mask_has_no_patient_and_its_image_is_compared_with_everybody(real, tmp_path):
+    """A copy of the case that the manifest names for its grid is a copy as any other."""
+    folder = tmp_path / "ours"
+    cases = {"drawn": pair_of(real, f"{SEEN[0]}_ED"), "warped": pair_of(real, f"{SEEN[1]}_ED")}
+    write_dataset(folder, cases)
+    sources = {"drawn": (f"{SEEN[0]}_ED", SEEN[0]), "warped": (f"{SEEN[1]}_ED", SEEN[1])}
+    write_manifest(folder, sources, details={"drawn": DRAWN, "warped": {"masks": "warped"}})
+    write_run(folder, SEEN)
+    material = material_of(folder, real)
+    found = copies_of(material, tmp_path)
+    assert found["others"]["copies"] == 3
+    assert found["others"]["cases"] == 1
+    assert found["own_nearly_identical"]["copies"] == 3
+    above = {(row[0].split("#")[0], row[3]) for row in found["flagged"]}
+    assert above == {("drawn", found["threshold"]), ("warped", SAME)}
+    apart = best_dice(material.made.planes(), material.real.planes(), material, apart=True)
+    drawn = [name.startswith("drawn") for name in material.made.planes().names]
+    assert apart[drawn] == pytest.approx(1, abs=1e-6)
+    assert (apart[np.logical_not(drawn)] < 0.999).all()
+
+
+def test_where_all_masks_are_drawn_nobody_is_told_apart(real, tmp_path):
+    folder = tmp_path / "ours"
+    write_dataset(folder, {"x": pair_of(real, f"{SEEN[0]}_ED")})
+    write_manifest(folder, {"x": (f"{SEEN[0]}_ED", SEEN[0])}, details={"x": DRAWN})
+    write_run(folder, SEEN)
+    material = material_of(folder, real)
+    search = Search(material, False, "cpu", QUIET)
+    assert not search.owned
+    assert {picture.patient for picture in search.made.pictures()} == {""}
+    assert set(measure_shapes(material, tmp_path, seed=0)["nearest"]) == {
+        "synthetic", "real", "synthetic, less real",
+    }  # fmt: skip
+
+
+def test_lenders_are_spread_over_all_seen_patients(real, tmp_path, monkeypatch):
+    folder = plain_folder(tmp_path / "foreign", real, SEEN[:1])
+    search = Search(material_of(folder, real), False, "cpu", QUIET)
+    asked = []
+    monkeypatch.setattr(copying, "LENDERS", 5)
+    monkeypatch.setattr(Search, "index", None)
+    monkeypatch.setattr(
+        copying, "calibrate", lambda index, pictures, **named: asked.extend(pictures)
+    )
+    search.calibration(0.01)
+    assert {p.patient for p in asked} == {PATIENTS[k] for k in (0, 2, 4, 5, 7)}
+
+
 def test_too_few_patients_for_a_threshold_are_said(real, tmp_path):
     few = real.select(patients=SEEN)
     folder = plain_folder(tmp_path / "foreign", real, SEEN[:1])
@@ -400,21 +589,68 @@ def test_a_held_out_patient_is_judged_by_the_others():
 # Masks and shapes.
 
 
+def validity_of(material, folder, rules=None):
+    chosen = choose_rules(rules, material.facts.labels)
+    return measure_validity(material, chosen, folder, seed=0)
+
+
 def test_labels_without_rules_are_not_judged(real, tmp_path):
     named = {"background": 0, "kidney": 1}
     stored, mask, grid = pair_of(real, f"{SEEN[0]}_ED")
     pair = {"x": (stored, (mask > 0).astype(int), grid)}
     folders = [write_dataset(tmp_path / name, pair, labels=named) for name in "ab"]
-    told = measure_validity(material_of(*folders), None, tmp_path, seed=0)
+    told = validity_of(material_of(*folders), tmp_path)
     assert "kidney" in told["missing"]
     assert "--rules" in told["missing"]
+
+
+def test_a_size_that_was_asked_for_has_no_limit(real, tmp_path):
+    told = {}
+    for name, details in (("asked", {"asked_LV": "0.99", "asked_other": "1"}), ("not", {})):
+        folder = tmp_path / name
+        stored, mask, grid = pair_of(real, f"{SEEN[0]}_ED")
+        write_dataset(folder, {"x": (stored, np.where(mask == 2, 3, mask), grid)})
+        write_manifest(folder, {"x": (f"{SEEN[0]}_ED", SEEN[0])}, details={"x": details})
+        write_run(folder, SEEN)
+        material = material_of(folder, real)
+        told[name] = set(validity_of(material, tmp_path)["synthetic"]["broken"])
+        assert any("asked for a LV area" in line for line in material.limitations) == bool(details)
+    assert "LV area" in told["not"]
+    assert "LV area" not in told["asked"]
+    assert told["asked"] - {"LV area"}
+
+
+def test_a_training_mask_that_went_the_way_of_a_synthetic_one_passes(real, tmp_path):
+    """Shrunk onto a coarse grid and back its walls are not what they were."""
+    folder = tmp_path / "same"
+    training = real.select(patients=SEEN)
+    coarse = replace(prepare(training, TINY).facts.grid, longest=None, spacing_mm=(4.5, 4.5))
+    cases = {}
+    for case in training:
+        working = coarse.to_working(case, shape=coarse.window)
+        back = coarse.to_native(working, case.grid)
+        stored = pair_of(real, case.case_id)[0]
+        cases[f"{case.case_id}__s0_c0"] = stored, back.mask.numpy(), case.grid
+    write_dataset(folder, cases)
+    write_manifest(folder, {n: (n[:-7], n[:-10]) for n in cases})
+    write_run(folder, SEEN)
+    parties = read_parties(folder, real)
+    made = _group(parties.made, coarse, "", QUIET)
+    seen = [(parties.real, i) for i in parties.real.items if i.patient_id in SEEN]
+    again = _group(seen, coarse, "", QUIET, regridded=True)
+    once = _group(seen, coarse, "", QUIET)
+    assert torch.equal(made.masks, again.masks)
+    assert not torch.equal(made.masks, once.masks)
+    rules, labels = choose_rules(None, real.labels), real.labels
+    limits = fit_limits_to(again.cases(), labels, rules)
+    assert all(judge_case(case, labels, rules, limits).ok for case in made.cases())
 
 
 def test_rules_of_ones_own_are_asked(real, tmp_path, ours):
     material = material_of(ours, real)
     rules = tmp_path / "rules.yaml"
     rules.write_text("name: one\nrules:\n  - components: {of: LV}\n")
-    told = measure_validity(material, rules, tmp_path, seed=0)
+    told = validity_of(material, tmp_path, rules)
     assert told["rules"] == "one"
     assert told["synthetic"]["share"] == pytest.approx(5 / 6)
     assert told["real"]["share"] == 1
@@ -422,9 +658,36 @@ def test_rules_of_ones_own_are_asked(real, tmp_path, ours):
 
 def test_with_few_held_out_patients_those_of_the_fit_speak_in_folds(ours, real, tmp_path):
     material = material_of(ours, real.select(patients=[*SEEN, HELD[0]]))
-    told = measure_validity(material, None, tmp_path, seed=0)
+    told = validity_of(material, tmp_path)
     assert told["real_are"] == "out of fold"
     assert told["real"]["patients"] == 3
+    assert told["difference"]
+
+
+def test_with_few_held_out_patients_a_mask_is_judged_without_its_source(real, tmp_path):
+    """Copies of real masks fare as these do."""
+    folder = tmp_path / "ours"
+    cases = {}
+    for k, patient in enumerate(SEEN):
+        stored, mask, grid = pair_of(real, f"{patient}_ED")
+        # Everybody has an RV of a size that no other has.
+        mask = np.where(mask == 1, (np.arange(48) % (k + 2) == 0)[:, None, None], mask)
+        cases[f"{patient}_ED"] = stored, mask, grid
+    data = write_dataset(tmp_path / "data", cases)
+    told = {}
+    for name, details in (("sources", {}), ("drawn", DRAWN)):
+        write_dataset(folder := tmp_path / name, {f"{n}__s0_c0": c for n, c in cases.items()})
+        sources = {f"{n}__s0_c0": (n, n) for n in cases}
+        write_manifest(folder, sources, details=dict.fromkeys(sources, details))
+        write_run(folder, list(cases))
+        told[name] = validity_of(material_of(folder, open_dataset(data)), tmp_path)
+    found = told["sources"]
+    assert found["real"]["share"] < 1
+    assert found["synthetic"]["share"] == found["real"]["share"]
+    assert found["difference"]["difference"] == 0
+    assert told["drawn"]["synthetic_favoured"]
+    assert told["drawn"]["difference"] is None
+    assert "favours the synthetic ones" in words._validity(told["drawn"], "synthetic")
 
 
 def test_sizes_of_a_drawn_mask(ours, real):
@@ -514,9 +777,57 @@ def test_a_given_judge_says_whom_it_saw(ours, real, tmp_path):
     assert judges.blind[0] == set(PATIENTS) - {SEEN[0], HELD[0]}
 
 
-def judges_of(material, given, folder, steps):
-    import torch
+def judged_by(run, ours, real, folder, *, kind="residual_unet"):
+    """The judges, where the gate was of a kind."""
+    moved = folder / "moved"
+    shutil.copytree(ours, moved)
+    if kind:
+        (moved / "run" / "gate").mkdir(parents=True)
+        facts = json.dumps({"segmenter": {"network": kind}})
+        (moved / "run" / "gate" / "gate.json").write_text(facts)
+    return judges_of(material_of(moved, real), run, folder, steps=None if run else 1)
 
+
+@pytest.fixture(scope="session")
+def unseen_judge(real, tmp_path_factory):
+    out = tmp_path_factory.mktemp("judge") / "RUN"
+    return segment(real.select(patients=HELD[:2]), out, preset="tiny", steps=1, talk=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("kind", "independent", "told"),
+    [
+        ("residual_unet", True, "RUN, unet"),
+        ("unet", False, "the gate is a network of its kind, unet"),
+        ("", False, "nothing says what network the gate is"),
+    ],
+)
+def test_a_given_judge_is_of_another_kind_than_the_gate(
+    unseen_judge, ours, real, tmp_path, kind, independent, told
+):  # fmt: skip
+    judges = judged_by(unseen_judge, ours, real, tmp_path, kind=kind)
+    assert judges.independent == independent
+    assert told in judges.words
+
+
+def test_judges_of_the_gates_kind_are_not_independent(ours, real, tmp_path):
+    judges = judged_by(None, ours, real, tmp_path, kind="attention_unet")
+    assert not judges.independent
+    assert "the gate is an attention_unet" in judges.words
+
+
+def test_patients_of_another_dataset_are_other_people(ours, real, tmp_path):
+    cases = {f"{p}_ED": pair_of(real, f"{p}_ED") for p in SEEN[:2]}
+    other = open_dataset(write_dataset(tmp_path / "other", cases), patient_regex=r"(.*)_ED")
+    assert set(other.patients) == set(SEEN[:2])
+    assert other.name != real.name
+    made = segment(other, tmp_path / "RUN", preset="tiny", steps=1, talk=QUIET)
+    judges = judged_by(made, ours, real, tmp_path)
+    assert judges.independent
+    assert judges.blind[0] == set(PATIENTS)
+
+
+def judges_of(material, given, folder, steps):
     return choose_judges(
         material, given, folder, preset=TINY, steps=steps, seed=0, device=torch.device("cpu"),
         talk=QUIET,
@@ -537,12 +848,47 @@ def test_frames_are_compared_with_slices_of_volumes(real, tmp_path):
     material = material_of(folder, real)
     assert material.by_slice
     assert "no spacing" in material.limitations[0]
-    told = measure_validity(material, None, tmp_path, seed=0)
+    told = validity_of(material, tmp_path)
     assert told["unit"] == "slice"
     assert told["synthetic"]["of"] == 1
     # The slice is turned as the working grid turns volumes.
     dice = best_dice(material.made.planes(), material.real.planes(), material)
     assert dice == pytest.approx(1, abs=1e-6)
+
+
+# Words.
+
+
+def test_words_claim_no_likeness_that_was_not_shown(audited):
+    facts = strict(audited / "audit.json")
+    shapes = in_words(facts)[4]
+    known = facts["parts"]["shapes"]["quantities"]
+    assert f"of {len(known)} sizes" in shapes
+    assert "No difference between synthetic and real masks is shown" in shapes
+    assert "spread as" not in shapes
+    for below, begins in ((0.5, "No difference between synthetic and real"), (1, "Synthetic imag")):
+        figure = dict.fromkeys(
+            ("synthetic", "synthetic_deviation", "real", "real_deviation"), 0.1
+        ) | {"share_of_real_splits_below": below}  # fmt: skip
+        kinds = ("kernel_distance", "precision", "recall")
+        facts["parts"]["images"] = dict.fromkeys(kinds, figure) | IMAGES
+        assert in_words(facts)[3].startswith(begins)
+
+
+def test_the_promise_on_unseen_patients_says_what_it_assumes(audited):
+    facts = strict(audited / "audit.json")
+    part, data = facts["parts"]["copies"], facts["data"]
+    assert part["normal_below"] == 99
+    few = "if the likeness of patients is normally distributed (from 99 patients on"
+    assert few in "".join(page._copies(audited, part, data))
+    part["calibrated_on"]["seen_patients"] = 99
+    assert few not in "".join(page._copies(audited, part, data))
+
+
+def test_a_bound_that_allows_nothing_has_no_unit():
+    bound = {"low": None, "high": 0.0, "unit": "mm2"}
+    assert page._allowed({"LV holes": bound}, "LV holes") == "none"
+    assert page._allowed({"LV holes": bound | {"high": 5.0}}, "LV holes") == "up to 5 mm2"
 
 
 # Intervals.

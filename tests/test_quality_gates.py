@@ -52,12 +52,14 @@ def gates(dataset, prepared, tmp_path_factory):
     copies = fit_copies(
         dataset, grid, folder=tmp_path_factory.mktemp("gate"), device="cpu", talk=QUIET
     )
-    validity = fit_validity(prepared.pool, dataset.labels, rules, grid)
+    validity = fit_validity(dataset, dataset.labels, rules, grid)
     return Gates(used, grid, None, validity, copies)
 
 
 def test_real_masks_are_valid_and_a_second_lv_is_not(gates, dataset):
-    case = dataset.load(dataset.items[0])
+    real = dataset.load(dataset.items[0])
+    # As a synthetic case gets there: by way of the working grid.
+    case = gates.grid.to_native(gates.grid.to_working(real), real.grid)
     assert gates.judge(case).broken == ()
     mask = case.mask.clone()
     mask[2:10, 2:10] = dataset.labels["LV"]
@@ -67,6 +69,12 @@ def test_real_masks_are_valid_and_a_second_lv_is_not(gates, dataset):
     columns = verdict.columns()
     assert columns["validity"] == 0
     assert columns["accepted"] == 0
+
+
+def test_training_masks_pass_limits_of_their_own_as_they_would_be_stored(gates, dataset):
+    for case in dataset:
+        made = gates.grid.to_native(gates.grid.to_working(case), case.grid)
+        assert gates.judge(replace(case, mask=made.mask)).broken == (), case.case_id
 
 
 def test_rules_that_are_not_used_reject_nothing(gates, dataset):
@@ -154,7 +162,7 @@ def test_limits_of_rules_in_mm_are_read_in_mm(dataset, prepared):
     text = "name: own\nlabels: [LV]\nrules:\n  - area: {of: LV, most: 1}\n"
     rules = parse_rules(text, "own")
     assert prepared.facts.grid.spacing_mm is not None
-    gate = fit_validity(prepared.pool, dataset.labels, rules, prepared.facts.grid)
+    gate = fit_validity(dataset, dataset.labels, rules, prepared.facts.grid)
     assert gate.limits.spacing_known
     assert gate.limits.bounds["LV area"].unit == "mm2"
 

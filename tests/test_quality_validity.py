@@ -11,6 +11,7 @@ from augmint.case import Case, Grid, IntensityMap
 from augmint.data import open_dataset
 from augmint.data.phantoms import make_phantoms
 from augmint.errors import AugmintError
+from augmint.imaging.working import WorkingGrid
 from augmint.quality.validity import (
     Limits,
     fit_limits,
@@ -20,6 +21,7 @@ from augmint.quality.validity import (
     parse_rules,
     read_rules,
     rules_for,
+    through_grid,
 )
 from augmint.quality.validity_measures import Item, measure
 from augmint.quality.validity_rules import BUILT_IN, WORDS
@@ -368,6 +370,29 @@ def test_cases_are_judged_on_their_grid():
     assert "LV area" in judge_case(doubled, HEART, RULES, limits).quantities
     with pytest.raises(AugmintError, match="no mask to judge"):
         judge_case(replace(cases[0], mask=None), HEART, RULES, limits)
+
+
+def test_a_training_mask_passes_limits_that_went_the_way_of_a_synthetic_one():
+    """Made on the window, stored on the native grid and read from there, its wall is thinner."""
+    cases = []
+    for mask in REAL:
+        mask = np.pad(mask, ((0, 5), (3, 0), (0, 0)))
+        cell = Grid(mask.shape, np.diag([1.5, 1.5, 8, 1.0]), True)
+        image, known = torch.zeros(1, *mask.shape), frozenset({1, 2, 3})
+        mask = torch.from_numpy(mask)
+        cases.append(Case(image, mask, known, cell, IntensityMap((0,), (1,)), "c", "p"))
+    grid = WorkingGrid(2, (66, 66), (62, 62), spacing_mm=(1.2, 1.2))
+    spacing = (1.2, 1.2, 1)
+
+    def valid(kind):
+        limits = fit_limits([c.mask.numpy() for c in kind], HEART, RULES, spacing=spacing)
+        return [judge(m, HEART, RULES, limits, spacing=spacing).ok for m in read]
+
+    made = [grid.to_working(case, shape=grid.window) for case in cases]
+    written = [grid.to_native(new, case.grid) for new, case in zip(made, cases)]
+    read = [grid.to_working(case, shape=grid.window).mask.numpy() for case in written]
+    assert not all(valid(made))
+    assert all(valid([through_grid(case, grid) for case in cases]))
 
 
 def test_limits_and_masks_of_different_kinds_are_refused():

@@ -23,25 +23,15 @@ from augmint.fit import (
     versions,
     write_run,
 )
+from augmint.gating import fit_agreement, learn_gates, rejections
 from augmint.generate import check_copies, signatures, synthesise
-from augmint.methods import Method, keeps_pixels, sees_whole_frames
+from augmint.methods import sees_whole_frames
 from augmint.prepare import Prepared, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
-from augmint.quality.agreement import AgreementGate, check_masks, fit_gate
-from augmint.quality.gates import (
-    CopyGate,
-    Gates,
-    ValidityGate,
-    check_enough_patients,
-    check_gates,
-    fit_copies,
-    fit_validity,
-)
-from augmint.quality.validity import Rules
-from augmint.segmentation.training import SegmenterConfig
+from augmint.quality.gates import check_enough_patients, check_gates
 from augmint.staging import output_folder, refuse_existing
-from augmint.synthetic import check_cases, finish_dataset, rejected_by, write_real
+from augmint.synthetic import check_cases, finish_dataset, write_real
 
 HELD_FRACTION = 0.2
 
@@ -218,17 +208,12 @@ def augment(
             run = folder / "run" if fold is None else folder / "run" / f"fold_{fold}"
             start = time.monotonic()
             prepared = prepare(part, sizes, dims=dims, whole=sees_whole_frames(chosen), talk=talk)
-            if "agreement" in used:
-                check_masks(prepared.pool)
-            validity = _validity(prepared, used, known_rules, talk)
-            copied = _copies(run, prepared, part, used, chosen, where, talk)
+            judges = learn_gates(prepared, used, known_rules, chosen, run, where, talk)
             fit_seconds = _fit(
                 run, prepared, request, method, settings, sizes, steps, seed, where, talk
             )
             gated = time.monotonic()
-            judges = _gates(
-                run, prepared, part, sizes, used, validity, copied, gate_steps, seed, where, talk
-            )
+            judges = fit_agreement(judges, prepared, sizes, gate_steps, run, seed, where, talk)
             fitted = load_run(run, device=str(where))
             generated = time.monotonic()
             cost = synthesise(
@@ -270,7 +255,7 @@ def augment(
     made = [r for r in rows if r["synthetic"]]
     kept = sum(r["accepted"] for r in made)
     talk.say(f"wrote {kept} accepted of {len(made)} synthetic cases to {out}")
-    for line in _rejections(made, used):
+    for line in rejections(made, used):
         talk.say(line)
     talk.say(
         f"look at {out}/report.html; train with: augmint segment {out} -o RUN"
@@ -315,107 +300,3 @@ def _fit(
         seconds = time.monotonic() - start
         write_run(run, request, chosen, prepared, training, hashes, seconds, device)
     return float(json.loads((run / "run.json").read_text())["seconds"])
-
-
-def _rejections(made: Sequence[Mapping[str, Any]], used: Sequence[str]) -> list[str]:
-    """How many each gate rejected, and how many break a rule that rejects nothing."""
-    lines = []
-    if len(used) > 1 and made:
-        shares = (
-            f"{name} {count} ({count / len(made):.0%})"
-            for name, count in rejected_by(made, used).items()
-        )
-        lines.append(f"rejected by {', '.join(shares)}")
-    broken = sum(r.get("validity") == 0 for r in made)
-    if broken and "validity" not in used:
-        lines.append(
-            f"{broken} of {len(made)} synthetic masks break an anatomical rule, see the column "
-            f"broken of manifest.csv; --gates {','.join([*used, 'validity'])} would reject them"
-        )
-    return lines
-
-
-def _validity(
-    prepared: Prepared, used: Sequence[str], rules: Rules | None, talk: Talk
-) -> ValidityGate | None:
-    """The limits of the rules; None without rules, or where they cannot be learned nor are used."""
-    if rules is None:
-        return None
-    try:
-        facts = prepared.facts
-        return fit_validity(prepared.pool, facts.labels, rules, facts.grid)
-    except AugmintError as error:
-        if "validity" in used:
-            raise
-        talk.say(f"anatomical rules are not looked at: {error}")
-        return None
-
-
-def _copies(
-    run: Path,
-    prepared: Prepared,
-    part: Dataset,
-    used: Sequence[str],
-    method: Method,
-    device: torch.device,
-    talk: Talk,
-) -> CopyGate | None:
-    """The search for copies; it needs no generator, so it stands before the long fit."""
-    if "copies" not in used:
-        return None
-    return fit_copies(
-        part, prepared.facts.grid, folder=run / "gate", device=device, talk=talk,
-        keeps_pixels=keeps_pixels(method),
-    )  # fmt: skip
-
-
-def _gates(
-    run: Path,
-    prepared: Prepared,
-    part: Dataset,
-    sizes: Preset,
-    used: Sequence[str],
-    validity: ValidityGate | None,
-    copied: CopyGate | None,
-    steps: int | None,
-    seed: int,
-    device: torch.device,
-    talk: Talk,
-) -> Gates:
-    """Fit the judges, those found in OUT/run/gate excepted."""
-    grid = prepared.facts.grid
-    agreement = None
-    if "agreement" in used:
-        agreement = _agreement(run, prepared, part, sizes, steps, seed, device, talk)
-    return Gates(tuple(used), grid, agreement, validity, copied)
-
-
-def _agreement(
-    run: Path,
-    prepared: Prepared,
-    part: Dataset,
-    sizes: Preset,
-    steps: int | None,
-    seed: int,
-    device: torch.device,
-    talk: Talk,
-) -> AgreementGate:
-    grid = prepared.facts.grid
-    config = SegmenterConfig(
-        width=sizes.segmenter_width,
-        steps=steps or sizes.gate_steps,
-        batch_size=16 if grid.dims == 2 else sizes.batch_size_3d,
-        seed=seed,
-    )
-    return fit_gate(
-        prepared.pool.crop(grid.window),
-        part.items,
-        part.load,
-        prepared.facts.labels,
-        grid,
-        config=config,
-        num_folds=sizes.gate_folds,
-        folder=run / "gate",
-        device=device,
-        talk=talk,
-    )

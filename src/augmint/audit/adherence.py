@@ -21,7 +21,7 @@ from augmint.imaging.working import WorkingGrid
 from augmint.presets import Preset
 from augmint.progress import Talk
 from augmint.quality.agreement import agreement_of
-from augmint.segment import load_segmenter_run
+from augmint.segment import SegmenterRun, load_segmenter_run
 from augmint.segmentation.cases import predict_case
 from augmint.segmentation.checkpoint import load_segmenter, save_segmenter
 from augmint.segmentation.networks import Segmenter
@@ -48,7 +48,8 @@ class Judges:
         table: Their classes as those of the data; None where they are the same.
         labels: Names of the labels that they were taught, with the data's indices.
         words: Who they are, one sentence.
-        independent: Whether they saw nobody that generator or gate saw.
+        independent: Whether they saw nobody that generator or gate saw, and are of another kind
+            than the gate's networks.
     """
 
     networks: Sequence[Segmenter]
@@ -112,8 +113,8 @@ def choose_judges(
         return _given(material, run, device)
     parties, facts = material.parties, material.facts
     unseen = [p for p in parties.held if p not in parties.gate]
-    independent = len(unseen) >= LEAST_UNSEEN
-    chosen = unseen if independent else list(parties.real.patients)
+    enough = len(unseen) >= LEAST_UNSEEN
+    chosen = unseen if enough else list(parties.real.patients)
     blind = [frozenset(chosen)]
     if len(chosen) > 1:
         blind = [frozenset(f.validation) for f in folds(chosen, 2, seed)]
@@ -140,13 +141,18 @@ def choose_judges(
     words += "other half"
     if len(blind) == 1:
         words, blind = f"one {NETWORK}, fitted on the only real patient", [frozenset()]
-    if not independent:
-        words += (
-            f"; they are not independent: {len(unseen)} real patient(s) were seen by neither "
-            f"generator nor gate, and {LEAST_UNSEEN} are needed"
+    faults = []
+    if not enough:
+        faults.append(
+            f"{len(unseen)} real patient(s) were seen by neither generator nor gate, and "
+            f"{LEAST_UNSEEN} are needed"
         )
+    if NETWORK in (parties.gate_networks or ()):
+        faults.append(f"the gate is an {NETWORK}, too")
+    if faults:
+        words += f"; they are not independent: {', and '.join(faults)}"
     labels = {n: i for n, i in facts.labels.items() if n in facts.annotated}
-    return Judges(networks, blind, facts.grid, None, labels, words, independent)
+    return Judges(networks, blind, facts.grid, None, labels, words, not faults)
 
 
 def _telling(update: Callable[[int, str], None]) -> Callable[[int], None]:
@@ -168,22 +174,39 @@ def _given(material: Material, run: Path | str, device: torch.device) -> Judges:
     table = np.full(max(taught.labels.values()) + 1, other, dtype=np.int64)
     for name, index in taught.labels.items():
         table[index] = facts.labels.get(name, other)
-    used = taught.spent | taught.validation
+    used = _known_to(taught, parties.real)
     free = frozenset(p for p in parties.real.patients if p not in used)
-    both = taught.spent & (set(parties.seen) | parties.gate)
-    words = f"the segmenter {Path(run).name}"
-    if both:
-        words += f"; it is not independent: it saw {len(both)} patient(s) that the generator saw"
+    network = taught.network
+    words = f"the segmenter {Path(run).name}, {network.spec.name}"
+    faults = []
+    if both := used & (set(parties.seen) | parties.gate):
+        faults.append(f"it saw {len(both)} patient(s) that the generator or a gate saw")
+    if parties.gate_networks is None:
+        faults.append("nothing says what network the gate is, for run/gate/gate.json is not there")
+    elif network.spec.name in parties.gate_networks:
+        faults.append(f"the gate is a network of its kind, {network.spec.name}")
+    if faults:
+        words += f"; it is not independent: {', and '.join(faults)}"
     if left := sorted(set(facts.annotated) - set(labels)):
         words += f"; it was not taught {listed(left, 10)}"
-    network = taught.network
-    return Judges([network], [free], taught.grid, table, labels, words, not both)
+    return Judges([network], [free], taught.grid, table, labels, words, not faults)
+
+
+def _known_to(taught: SegmenterRun, real: Dataset) -> frozenset[str]:
+    """Patients of these names that a segmenter saw or was chosen by.
+
+    In a dataset of another name they are other people; a mere folder, though, is named anew with
+    each copy.
+    """
+    if not taught.may_know(real) and real.name != real.root.name:
+        return taught.spent_elsewhere
+    return taught.spent | taught.validation
 
 
 def measure_adherence(
     material: Material, judges: Judges, keep: Keep, *, device: torch.device, seed: int, talk: Talk
 ) -> dict[str, Any]:
-    """Score all pairs, synthetic ones before any gate and real ones that the judge never saw.
+    """Score all pairs, rejected ones too, and real ones that the judge never saw.
 
     Whole cases on their native grid, as a gate judges them. `keep` finds what an earlier run
     finished.
@@ -208,9 +231,10 @@ def measure_adherence(
     made_rows = keep("judged_synthetic", lambda: rows(parties.made, "judging synthetic cases"))
     real_rows = keep("judged_real", lambda: rows(real, "judging real cases"))
     kept = [r for r in made_rows if r[0] in parties.accepted]
-    flags = [name in parties.accepted for name, *_ in made_rows]
+    flags, patients = [ok for ok, _ in parties.verdicts], [p for _, p in parties.verdicts]
     return {
         "judge": judges.words, "independent": judges.independent,
+        "network": judges.networks[0].spec.name,
         "real_are": {"patients": len({r[1] for r in real_rows}), "cases": len(real_rows)},
         "labels": {
             name: {
@@ -219,8 +243,7 @@ def measure_adherence(
                 name, seed),
             } for name in judges.labels
         },
-        "accepted_share": share(flags, [p for _, p, _ in made_rows], seed=seed)
-        if parties.gated else None,
+        "accepted_share": share(flags, patients, seed=seed) if parties.gated and flags else None,
         "worst": _worst(made_rows),
     }  # fmt: skip
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from augmint.audit.material import Material, Planes, case_of
+from augmint.audit.material import Material, Planes, case_of, evenly
 from augmint.audit.parties import KEEP_PIXELS
 from augmint.errors import AugmintError
 from augmint.progress import Talk
@@ -46,7 +47,7 @@ class Search:
     def __init__(self, material: Material, quarter_turns: bool, device: str, talk: Talk) -> None:
         self.material, self.device, self.talk = material, device, talk
         self.tolerance = Tolerance(quarter_turns=quarter_turns)
-        self.owned = material.parties.sources_known
+        self.owned = bool(set(material.made.names) - material.made.unowned)
 
     @cached_property
     def seen(self) -> Planes:
@@ -83,7 +84,8 @@ class Search:
         """The threshold, or why there is none."""
         seen, held = self.seen, self.held
         patients = sorted(set(seen.patients))
-        lenders = set(patients[:LENDERS]) if len(patients) > 1 else set()
+        lenders = {patients[i] for i in evenly(len(patients), LENDERS)}
+        lenders = lenders if len(patients) > 1 else set()
         usable = len(lenders) + len(set(held.patients))
         if usable < LEAST_PATIENTS:
             return (
@@ -105,17 +107,13 @@ class Search:
 
     def matches(self) -> list[Match]:
         """Of every synthetic image."""
-        pictures = self.made.pictures(owned=self.owned)
-        if self.owned and len(set(self.seen.patients)) < 2:
-            # The index has nobody but the source; then its likeness is all there is.
-            pictures = self.made.pictures(owned=False)
+        # An index of nobody but the source has no others; then likeness to it is all there is.
+        pictures = self.made.pictures(owned=len(set(self.seen.patients)) > 1)
         return nearest(self.index, self.told(pictures, len(self.made), "looking for copies"))
 
     def membership(self, seed: int) -> dict[str, Any] | None:
         """Whether likeness to synthetic images tells who was in the fit."""
-        made = self.made.take(
-            [i for i, n in enumerate(self.made.names) if self._accepted(n)]
-        )  # fmt: skip
+        made = self.made.take([i for i, n in enumerate(self.made.names) if self.kept(n)])
         sides = [side.some(MEMBERSHIP) for side in (self.seen, self.held)]
         if min(len(set(side.patients)) for side in sides) < 2:
             return None
@@ -132,8 +130,9 @@ class Search:
         told = membership_auc(figures[0], of[0], figures[1], of[1], seed=seed)
         return {**asdict(told), "images": [len(f) for f in figures]}
 
-    def _accepted(self, name: str) -> bool:
-        return case_of(name) in self.material.parties.accepted
+    def kept(self, name: str) -> bool:
+        """Whether an image is of the cases that stand for the dataset."""
+        return case_of(name) in self.material.parties.kept
 
 
 def measure_copies(
@@ -145,14 +144,13 @@ def measure_copies(
     calibration = _calibration(stored)
     matches = [_match(row) for row in keep("matches", lambda: _rows(search.matches()))]
     member = keep("membership", lambda: search.membership(seed))
-    kept = [m for m in matches if case_of(m.name) in parties.accepted]
-    refused = [m for m in matches if case_of(m.name) not in parties.accepted]
+    kept = [m for m in matches if search.kept(m.name)]
+    refused = [m for m in matches if not search.kept(m.name)]
     told: dict[str, Any] = {
         "tolerance": asdict(search.tolerance), "images": len(kept),
         "index": {"patients": len(parties.seen), "images": len(search.seen)},
         "membership": member, "sources_known": search.owned,
     }  # fmt: skip
-    whose: Whose = "any"
     if isinstance(calibration, str):
         told |= {"missing": calibration, "flagged": []}
         limit = float("inf")
@@ -162,7 +160,7 @@ def measure_copies(
         # Likeness to the source is by design, but not being nearly identical to it.
         rows = flagged(kept, limit) + flagged(kept, SAME, whose="own")
         told["flagged"] = sorted(rows, key=lambda row: -row[2])
-    near = closest(kept, SHOWN) or closest(kept, SHOWN, whose=whose)
+    near = closest(kept, SHOWN)
     told["closest"] = [
         {"synthetic": m.name, "real": likest(m, "others")[0], "similarity": m.similarity}
         for m in near
@@ -187,6 +185,8 @@ def _rates(
     limit, parties = calibration.threshold, search.material.parties
     told: dict[str, Any] = {
         "threshold": limit, "rule": calibration.rule, "false_alarms": calibration.false_alarms,
+        # With fewer patients the threshold takes their likeness for normally distributed.
+        "normal_below": ceil(1 / calibration.false_alarms) - 1,
         "calibrated_on": {
             "held_out_patients": sum(p in set(parties.held) for p in calibration.by_patient),
             "seen_patients": sum(p in set(parties.seen) for p in calibration.by_patient),
@@ -196,23 +196,22 @@ def _rates(
             {"image": m.name, "real": m.real, "similarity": m.similarity}
             for m in calibration.doubles
         ],
-        "others": _rate(kept, limit, search.owned, seed),
-        "rejected": _rate(refused, limit, search.owned, seed),
+        "others": _rate(kept, limit, seed), "rejected": _rate(refused, limit, seed),
         "held_out": held_rate(calibration, set(parties.held), seed),
     }  # fmt: skip
     if search.owned:
         own = [m for m in kept if m.own_real]
-        told["own"] = _rate(own, limit, True, seed, whose="own")
-        told["own_nearly_identical"] = _rate(own, SAME, True, seed, whose="own")
+        told["own"] = _rate(own, limit, seed, whose="own")
+        told["own_nearly_identical"] = _rate(own, SAME, seed, whose="own")
         told["by_design"] = sorted(set(parties.methods) & set(KEEP_PIXELS))
     return told
 
 
 def _rate(
-    matches: Sequence[Match], limit: float, owned: bool, seed: int, *, whose: Whose = "others"
+    matches: Sequence[Match], limit: float, seed: int, *, whose: Whose = "others"
 ) -> dict[str, Any] | None:
     """The rate with its interval by source, or by case where no source is known."""
-    units = [m if owned and m.own else replace(m, own=m.case) for m in matches]
+    units = [m if m.own else replace(m, own=m.case) for m in matches]
     if not any(likest(m, whose)[1] == likest(m, whose)[1] for m in units):
         return None
     found = copy_rate(units, limit, whose=whose, seed=seed)

@@ -46,8 +46,11 @@ NAMES = ("kernel_distance", "frechet_distance", "precision", "recall")
 
 
 def measure_images(material: Material, folder: Path, *, seed: int) -> dict[str, Any]:
-    """Distances and diversity of accepted synthetic images; writes sheets/samples.png."""
-    real, made = (g.planes().some(MOST) for g in (material.seen, material.accepted))
+    """Distances and diversity of accepted synthetic images; writes sheets/samples.png.
+
+    Where none is accepted, of rejected ones.
+    """
+    real, made = (g.planes().some(MOST) for g in (material.seen, material.kept))
     _sheet(folder / "sheets" / "samples.png", real, made, material)
     told: dict[str, Any] = {
         "images": {"real": len(real), "synthetic": len(made)}, "real_patients": _count(real),

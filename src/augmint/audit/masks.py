@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ import numpy as np
 
 from augmint.audit.intervals import share, share_difference
 from augmint.audit.material import Group, Material, case_of, evenly
-from augmint.case import Case
 from augmint.data.layout import listed
 from augmint.data.splits import folds
+from augmint.errors import AugmintError
 from augmint.quality.validity import (
     Limits,
     Rules,
@@ -34,65 +34,102 @@ SHOWN = 8
 Verdicts = list[tuple[str, str, Validity]]
 
 
+def choose_rules(rules: str | Path | None, labels: Mapping[str, int]) -> Rules | None:
+    """The rules of a YAML file or a built-in name, else those built in for the labels, if any.
+
+    Raises:
+        AugmintError: if rules that were given speak of a class that the labels do not have.
+    """
+    if rules is None:
+        return rules_for(labels)
+    chosen = read_rules(rules)
+    for region in (region for rule in chosen.rules for region in rule.regions):
+        try:
+            chosen.classes(region, labels)
+        except AugmintError as error:
+            classes = sorted({r for rule in chosen.rules for r in rule.regions})
+            raise AugmintError(
+                f"--rules {rules} speaks of {listed(classes, 20)}: {error}"
+            ) from error
+    return chosen
+
+
 def measure_validity(
-    material: Material, rules: str | Path | None, folder: Path, *, seed: int
+    material: Material, rules: Rules | None, folder: Path, *, seed: int
 ) -> dict[str, Any]:
     """Judge every synthetic mask, and real ones by the same limits; writes sheets/invalid.png.
 
     Args:
         material: Everything on one grid.
-        rules: A YAML file or a built-in name; None takes those built in for the labels.
+        rules: See `choose_rules`.
         folder: Gets the sheet.
         seed: Of bootstrap and folds.
     """
-    labels = material.facts.labels
-    chosen = rules_for(labels) if rules is None else read_rules(rules)
-    if chosen is None:
+    parties, labels = material.parties, material.facts.labels
+    if rules is None:
         names = listed([n for n, i in labels.items() if i], 20)
         return {"missing": f"no rules are built in for the labels {names}; give some with --rules"}
     alone = material.by_slice
-    limits = fit_limits_to(material.seen.cases(by_slice=alone), labels, chosen)
-    made = _judged(material.made.cases(by_slice=alone), material, chosen, limits)
-    kept = [v for v in made if case_of(v[0]) in material.parties.accepted]
-    held = len(material.parties.held) >= LEAST_HELD
-    if held:
-        real = _judged(material.held.cases(by_slice=alone), material, chosen, limits)
+    limits = fit_limits_to(material.seen.cases(by_slice=alone), labels, rules)
+    patients = material.seen.patients
+    held = len(parties.held) >= LEAST_HELD
+    if held or len(patients) < 2:
+        made, real = (_judged(g, material, rules, [limits], {}) for g in (
+            material.made, material.held.of(patients=parties.held if held else ()),
+        ))  # fmt: skip
     else:
-        real = _out_of_fold(material.seen, material, chosen, alone, seed)
+        taught, fold_of = _by_fold(material, rules, seed)
+        made, real = (
+            _judged(group, material, rules, taught, fold_of)
+            for group in (material.made, material.seen)
+        )
+    kept = [v for v in made if case_of(v[0]) in parties.accepted]
     _sheet(folder / "sheets" / "invalid.png", material, made)
     told, beside = _told(made, seed), _told(real, seed) if real else None
+    # By folds no real mask helped to set its own limits; a drawn one may repeat any that did.
+    favoured = not held and bool(material.made.unowned)
     return {
-        "rules": chosen.name, "unit": "slice" if alone else "case",
-        "limits_from": {"patients": len(material.parties.seen), "masks": limits.masks},
-        "synthetic": told, "accepted": _told(kept, seed),
+        "rules": rules.name, "unit": "slice" if alone else "case",
+        "limits_from": {"patients": len(parties.seen), "masks": limits.masks},
+        "synthetic": told, "accepted": _told(kept, seed) if kept else None,
         "real": beside,
         "real_are": "held-out" if held else "out of fold",
-        "difference": share_difference(told, beside) if beside else None,
+        "synthetic_favoured": favoured,
+        "difference": share_difference(told, beside) if beside and not favoured else None,
         "limits": {name: asdict(bound) for name, bound in limits.bounds.items()},
         "invalid": [{"case": n, "why": str(v)} for n, _, v in made if not v.ok],
     }  # fmt: skip
 
 
 def _judged(
-    cases: Iterable[Case], material: Material, rules: Rules, limits: Limits
-) -> Verdicts:  # fmt: skip
-    labels = material.facts.labels
-    return [(c.case_id, c.patient_id, judge_case(c, labels, rules, limits)) for c in cases]
-
-
-def _out_of_fold(
-    group: Group, material: Material, rules: Rules, alone: bool, seed: int
-) -> Verdicts:  # fmt: skip
-    """Real cases of the fit, each by limits that other patients taught; none of one patient."""
-    patients, labels = group.patients, material.facts.labels
-    if len(patients) < 2:
-        return []
+    group: Group,
+    material: Material,
+    rules: Rules,
+    limits: Sequence[Limits],
+    fold_of: Mapping[str, int],
+) -> Verdicts:
+    """Each case by the limits of its patient's fold; cases of nobody take turns."""
+    labels, turn = material.facts.labels, {name: k for k, name in enumerate(group.names)}
     found: Verdicts = []
-    for fold in folds(patients, min(FOLDS, len(patients)), seed):
-        teachers, pupils = (group.of(patients=set(p)) for p in (fold.train, fold.validation))
-        limits = fit_limits_to(teachers.cases(by_slice=alone), labels, rules)
-        found += _judged(pupils.cases(by_slice=alone), material, rules, limits)
+    for case in group.cases(by_slice=material.by_slice):
+        name = case_of(case.case_id)
+        fold = fold_of.get(case.patient_id, turn[name] % len(limits))
+        waived = group.waived.get(name, ())
+        verdict = judge_case(case, labels, rules, limits[fold], waive=waived)
+        found.append((case.case_id, case.patient_id, verdict))
     return found
+
+
+def _by_fold(material: Material, rules: Rules, seed: int) -> tuple[list[Limits], dict[str, int]]:
+    """Limits that each fold's patients had no part in, and the fold of every patient seen."""
+    group, labels = material.seen, material.facts.labels
+    parts = folds(group.patients, min(FOLDS, len(group.patients)), seed)
+    taught = [
+        fit_limits_to(group.of(patients=set(p.train)).cases(by_slice=material.by_slice), labels,
+                      rules)
+        for p in parts
+    ]  # fmt: skip
+    return taught, {p: k for k, part in enumerate(parts) for p in part.validation}
 
 
 def _told(verdicts: Verdicts, seed: int) -> dict[str, Any]:

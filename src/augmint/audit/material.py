@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,12 +14,13 @@ from augmint.case import Case, Grid, IntensityMap
 from augmint.data.dataset import Dataset, Item
 from augmint.data.pool import Pool, build_pool, slice_position
 from augmint.errors import AugmintError
-from augmint.imaging.working import WorkingGrid
+from augmint.imaging.working import WorkingGrid, center
 from augmint.methods.protocol import DatasetFacts
 from augmint.prepare import prepare
 from augmint.presets import Preset
 from augmint.progress import Talk
 from augmint.quality.memorisation import Picture
+from augmint.quality.validity import through_grid
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Planes:
         masks: (N, H, W) uint8 class index, likewise.
         names: Of the frame, or `case#z003`.
         patients: Of each; of a synthetic one its source's, or where none is known the case itself.
+        owners: Likewise, but "" for a synthetic one that shows nobody's anatomy, or nobody knows
+            whose: it is compared with everybody.
         positions: Place in the stack, -1 to 1.
     """
 
@@ -38,6 +41,7 @@ class Planes:
     masks: Tensor
     names: tuple[str, ...]
     patients: tuple[str, ...]
+    owners: tuple[str, ...]
     positions: tuple[float, ...]
 
     def __len__(self) -> int:
@@ -48,7 +52,8 @@ class Planes:
         at = [int(i) for i in index]
         return Planes(
             self.images[at], self.masks[at], tuple(self.names[i] for i in at),
-            tuple(self.patients[i] for i in at), tuple(self.positions[i] for i in at),
+            tuple(self.patients[i] for i in at), tuple(self.owners[i] for i in at),
+            tuple(self.positions[i] for i in at),
         )  # fmt: skip
 
     def some(self, most: int) -> Planes:
@@ -57,8 +62,8 @@ class Planes:
 
     def pictures(self, *, owned: bool = True) -> Iterator[Picture]:
         """For the search for copies; without `owned` of no patient."""
-        for image, name, patient in zip(self.images, self.names, self.patients):
-            yield Picture(image, name, patient if owned else "")
+        for image, name, owner in zip(self.images, self.names, self.owners):
+            yield Picture(image, name, owner if owned else "")
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,13 @@ class Group:
 
     Attributes:
         pool: Images and masks on the window.
-        masks: (N, *canvas) uint8, for masks may be wrong where no window looks.
+        masks: (N, *canvas) uint8, for masks may be wrong where no window looks. Real ones have gone
+            the way of synthetic ones, where those come from a grid like this one.
         canvas: The working grid.
         depths: Case to the spacing of its slices in mm; None where unknown or no volume.
         stacked: The cases that are volumes worked on slice by slice.
+        unowned: The synthetic cases that show nobody's anatomy, or nobody knows whose.
+        waived: Synthetic case to the quantities that it was asked for, which no rule limits then.
     """
 
     pool: Pool
@@ -78,6 +86,8 @@ class Group:
     canvas: WorkingGrid
     depths: dict[str, float | None]
     stacked: frozenset[str]
+    unowned: frozenset[str] = frozenset()
+    waived: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def of(self, *, patients: Collection[str] | None = None, cases: Collection[str] | None = None
            ) -> Group:  # fmt: skip
@@ -108,18 +118,26 @@ class Group:
     def planes(self) -> Planes:
         """All slices and frames; of volumes worked on as such, those that show something."""
         pool = self.pool
+        owners = tuple(
+            "" if case_of(n) in self.unowned else p
+            for n, p in zip(pool.case_ids, pool.patient_ids)
+        )  # fmt: skip
         if pool.masks.ndim == 3:
             return Planes(
-                pool.images, pool.masks, pool.case_ids, pool.patient_ids,
+                pool.images, pool.masks, pool.case_ids, pool.patient_ids, owners,
                 tuple(pool.positions.tolist()),
             )  # fmt: skip
         images = pool.images.movedim(-1, 1).flatten(0, 1)
         masks = pool.masks.movedim(-1, 1).flatten(0, 1)
         depth = pool.masks.shape[-1]
-        rows = [(n, p, z) for n, p in zip(pool.case_ids, pool.patient_ids) for z in range(depth)]
+        rows = [
+            (n, p, o, z)
+            for n, p, o in zip(pool.case_ids, pool.patient_ids, owners) for z in range(depth)
+        ]  # fmt: skip
         every = Planes(
-            images, masks, tuple(f"{n}#z{z:03d}" for n, _, z in rows),
-            tuple(p for _, p, _ in rows), tuple(slice_position(z, depth) for *_, z in rows),
+            images, masks, tuple(f"{n}#z{z:03d}" for n, *_, z in rows),
+            tuple(p for _, p, *_ in rows), tuple(o for *_, o, _ in rows),
+            tuple(slice_position(z, depth) for *_, z in rows),
         )  # fmt: skip
         flat = images.flatten(1)
         return every.take(np.flatnonzero((flat.amax(1) > flat.amin(1)).numpy()))
@@ -182,9 +200,9 @@ class Material:
         return self.real.of(patients=set(self.parties.held))
 
     @property
-    def accepted(self) -> Group:
-        """Synthetic cases that no gate rejected."""
-        return self.made.of(cases=self.parties.accepted)
+    def kept(self) -> Group:
+        """Synthetic cases that no gate rejected; where all were, these."""
+        return self.made.of(cases=self.parties.kept)
 
     @property
     def by_slice(self) -> bool:
@@ -215,8 +233,21 @@ def gather(parties: Parties, preset: Preset, dims: int | None, talk: Talk) -> Ma
     training = parties.real.select(patients=list(parties.seen))
     facts = prepare(training, preset, dims=dims, talk=talk).facts
     grid = facts.grid
-    real = _group([(parties.real, i) for i in parties.real.items], grid, "real cases", talk)
-    made = _group(parties.made, grid, "synthetic cases", talk)
+    real = _group(
+        [(parties.real, i) for i in parties.real.items], grid, "real cases", talk,
+        regridded=parties.sources_known,
+    )  # fmt: skip
+    made = replace(
+        _group(parties.made, grid, "synthetic cases", talk),
+        unowned=frozenset(i.case_id for _, i in parties.made if not parties.has_source(i)),
+        waived={i.case_id: q for d, i in parties.made if (q := parties.asked_of(d, i))},
+    )
+    if made.waived:
+        asked = sorted({q for quantities in made.waived.values() for q in quantities})
+        limitations.append(
+            f"{len(made.waived)} synthetic case(s) were asked for a {' or '.join(asked)}: it has "
+            "no limit there, and sizes differ from real ones by design"
+        )
     if real.pool.images.shape[1] != made.pool.images.shape[1]:
         raise AugmintError(
             f"real cases have {real.pool.images.shape[1]} channel(s), synthetic ones "
@@ -246,10 +277,17 @@ def _same_spacing(parties: Parties) -> tuple[Parties, list[str]]:
 
 
 def _group(
-    items: Sequence[tuple[Dataset, Item]], grid: WorkingGrid, title: str, talk: Talk
+    items: Sequence[tuple[Dataset, Item]],
+    grid: WorkingGrid,
+    title: str,
+    talk: Talk,
+    *,
+    regridded: bool = False,
 ) -> Group:
+    """The cases; `regridded` sends their masks the way of a synthetic one."""
     depths: dict[str, float | None] = {}
     stacked: set[str] = set()
+    again: list[Tensor] = []
 
     def loaded() -> Iterator[Case]:
         for dataset, item in items:
@@ -260,8 +298,15 @@ def _group(
                 stacked.add(case.case_id)
             known = volume and native.spacing_known
             depths[case.case_id] = native.spacing[native.slice_axis] if known else None
+            if regridded:
+                mask = through_grid(replace(case, image=case.image[:1]), grid).mask
+                assert mask is not None
+                again.extend(mask.unbind(-1) if volume else [mask])
             yield case
 
     with talk.bar(f"reading {title}", len(items)) as update:
         pool = build_pool(loaded(), grid, progress=lambda done: update(done, ""))
-    return Group(pool.crop(grid.window), pool.masks, grid, depths, frozenset(stacked))
+    masks = pool.masks
+    if regridded:
+        masks = center(torch.stack(again), grid.canvas, 0).to(torch.uint8)
+    return Group(pool.crop(grid.window), masks, grid, depths, frozenset(stacked))

@@ -24,11 +24,11 @@ def write_page(folder: Path, summary: Mapping[str, Any]) -> None:
     sections: list[str] = []
     bodies = (_validity, _adherence, _copies, _images, _shapes)
     for heading, body, part in zip(HEADINGS, bodies, parts.values()):
-        sections += [f"<h2>{heading}</h2>", *body(folder, part)]
+        sections += [f"<h2>{heading}</h2>", *body(folder, part, data)]
     told = "".join(f"<li>{_text(line)}</li>" for line in summary["limitations"])
     lines = [
         f"<h1>Audit of {_text(data['synthetic'])}</h1>",
-        f"<p>{data['accepted']} synthetic cases{_rejected(data)} beside {data['real_cases']} real "
+        f"<p>{_count(data)} beside {data['real_cases']} real "
         f"ones of {_text(data['real'])}: {data['seen_patients']} patients that the generator saw, "
         f"{data['held_out_patients']} that it never saw. In brackets stand 95 % intervals, by "
         "bootstrap over patients.</p>",
@@ -51,8 +51,21 @@ def _text(value: Any) -> str:
     return html.escape(str(value))
 
 
-def _rejected(data: Mapping[str, Any]) -> str:
-    return f" ({data['rejected']} more were rejected by gates)" if data["rejected"] else ""
+def _count(data: Mapping[str, Any]) -> str:
+    accepted, rejected = data["accepted"], data["rejected"]
+    if not accepted:
+        return f"{rejected} synthetic cases, all of them rejected by gates,"
+    return f"{accepted} synthetic cases" + (
+        f" ({rejected} more were rejected by gates)" if rejected else ""
+    )
+
+
+def _titles(data: Mapping[str, Any]) -> dict[str, str]:
+    """What groups of synthetic cases are called; accepted ones apart where all are here."""
+    if data["synthetic_are"] != "all":
+        return {"synthetic": f"synthetic, {data['synthetic_are']}"}
+    titles = {"synthetic": "synthetic, before gates"}
+    return titles | ({"accepted": "synthetic, accepted"} if data["accepted"] else {})
 
 
 def _picture(folder: Path, name: str, note: str = "") -> str:
@@ -75,18 +88,18 @@ def _missing(part: Mapping[str, Any]) -> str:
     return f"<p class=note>{_text(part['missing'])}.</p>" if "missing" in part else ""
 
 
-def _validity(folder: Path, p: Mapping[str, Any]) -> list[str]:
+def _validity(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     if "missing" in p:
         return [_missing(p)]
-    kinds = {"synthetic": "synthetic, before gates", "accepted": "synthetic, accepted"}
-    kinds["real"] = f"real, {p['real_are']}"
+    kinds = _titles(data) | {"real": f"real, {p['real_are']}"}
     known = {title: p[k] for k, title in kinds.items() if p[k]}
     names = list(dict.fromkeys(n for v in known.values() for n in v["broken"]))
     bounds = p["limits"]
     return [
         f"<p class=note>Rules of the {_text(p['rules'])}, judged by {p['unit']}; limits learned "
         f"from {p['limits_from']['masks']} masks of {p['limits_from']['patients']} patients that "
-        "the generator saw, on the working grid for both sides. Real masks break rules, too.</p>",
+        f"the generator saw, on the working grid for both sides{_by_folds(p)}. Real masks break "
+        "rules, too.</p>",
         _table(
             ["", "valid", "95 %", "masks", "patients"],
             [[t, percent(v["share"]), between(v["interval"]), v["of"], v["patients"]]
@@ -102,22 +115,32 @@ def _validity(folder: Path, p: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
+def _by_folds(p: Mapping[str, Any]) -> str:
+    if p["real_are"] != "out of fold" or not p["real"]:
+        return ""
+    told = ", in folds: no mask is judged by limits that its own patient taught"
+    if p["synthetic_favoured"]:
+        told += "; drawn masks, and those of unknown patients, may repeat any that taught theirs"
+    return told
+
+
 def _allowed(bounds: Mapping[str, Any], name: str) -> str:
     found = []
     for key in (name, *(f"{name} {zone}" for zone in ZONES)):
         if key in bounds:
-            allowed = Bound(**bounds[key]).allowed().removeprefix("allowed ") or "none"
-            found.append(f"{key[len(name) :].strip()} {allowed} {bounds[key]['unit']}".strip())
+            allowed = Bound(**bounds[key]).allowed().removeprefix("allowed ")
+            told = f"{allowed} {bounds[key]['unit']}" if allowed else "none"
+            found.append(f"{key[len(name) :].strip()} {told}".strip())
     return "; ".join(found)
 
 
-def _adherence(folder: Path, p: Mapping[str, Any]) -> list[str]:
-    rows = []
+def _adherence(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    rows, kinds = [], _titles(data) | {"real": "real"}
     for name, v in p["labels"].items():
         gap = v["difference"]
         told = f"{gap['difference']:+.3f} {between(gap['interval'], 1, 3)}" if gap else ""
-        rows.append([name, *(_mean(v[k]) for k in ("synthetic", "accepted", "real")), told])
-    head = ["label", "synthetic, before gates", "synthetic, accepted", "real", "difference"]
+        rows.append([name, *(_mean(v[k]) for k in kinds), told])
+    head = ["label", *kinds.values(), "difference"]
     worst = [[w["case"], f"{w['dice']:.3f}"] for w in p["worst"]]
     return [
         f"<p class=note>Dice between mask and what a judge finds in the image; mean, 95 %, "
@@ -136,7 +159,7 @@ def _mean(v: Mapping[str, Any] | None) -> str:
     return f"{v['mean']:.3f} {shown}, {v['deviation']:.3f}, {v['cases']}"
 
 
-def _copies(folder: Path, p: Mapping[str, Any]) -> list[str]:
+def _copies(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     kinds = {
         "others": "like another patient's image" if p["sources_known"] else "synthetic",
         "own": "like their source patient's image",
@@ -155,12 +178,14 @@ def _copies(folder: Path, p: Mapping[str, Any]) -> list[str]:
     lines = [_missing(p)]
     if "threshold" in p:
         on = p["calibrated_on"]
+        few = on["held_out_patients"] + on["seen_patients"] < p["normal_below"]
         lines.append(
             f"<p class=note>An image is called a copy above a similarity of {p['threshold']:.3f} "
             f"({_text(p['rule'])}; calibrated on {on['held_out_patients']} patients that the "
             f"generator never saw and {on['seen_patients']} that it saw, each against all others), "
             f"so that at most {percent(p['false_alarms'])} of unseen patients have an image called "
-            "so. Held-out patients are judged by the threshold that the others give.</p>"
+            f"so{_if_normal(p['normal_below']) if few else ''}. Held-out patients are judged by "
+            "the threshold that the others give.</p>"
         )
     head = ["images", "above", "rate", "95 % by source", "95 % if independent", "cases"]
     lines.append(_table(head, rows))
@@ -169,7 +194,8 @@ def _copies(folder: Path, p: Mapping[str, Any]) -> list[str]:
             "<p class=note>An image that was painted for a patient's mask is meant to resemble "
             "that patient's images, so that likeness is told apart and has no threshold of its "
             "own; what is nearly identical to the source stands in <code>copies.csv</code>, "
-            "too.</p>"
+            "too. Images of masks that a network drew have no such patient, and are compared with "
+            "everybody.</p>"
         )
     lines += [_doubles(p), _member(p["membership"])]
     for key, name, note in (
@@ -183,6 +209,13 @@ def _copies(folder: Path, p: Mapping[str, Any]) -> list[str]:
              for k, c in enumerate(p.get(key) or (), 1)],
         ))  # fmt: skip
     return lines
+
+
+def _if_normal(patients: int) -> str:
+    return (
+        f", if the likeness of patients is normally distributed (from {patients} patients on that "
+        "need not be)"
+    )
 
 
 def _doubles(p: Mapping[str, Any]) -> str:
@@ -207,7 +240,7 @@ def _member(member: Mapping[str, Any] | None) -> str:
     )
 
 
-def _images(folder: Path, p: Mapping[str, Any]) -> list[str]:
+def _images(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     titles = {
         "kernel_distance": "kernel distance", "frechet_distance": "Frechet distance",
         "precision": "precision", "recall": "recall",
@@ -253,7 +286,7 @@ def _images(folder: Path, p: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _shapes(folder: Path, p: Mapping[str, Any]) -> list[str]:
+def _shapes(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     rows = []
     for name, v in p["quantities"].items():
         half, gap = v.get("ks_of_real_halves"), v["difference_of_means"]

@@ -15,7 +15,7 @@ import torch
 from augmint.audit.adherence import choose_judges, measure_adherence
 from augmint.audit.copying import Search, measure_copies
 from augmint.audit.images import measure_images
-from augmint.audit.masks import measure_validity
+from augmint.audit.masks import choose_rules, measure_validity
 from augmint.audit.material import Material, gather
 from augmint.audit.page import write_page
 from augmint.audit.parties import Parties, read_parties
@@ -27,12 +27,15 @@ from augmint.fit import describe_device, resolve_device, versions
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.quality.copies import FALSE_ALARMS, write_copies
-from augmint.quality.validity import read_rules
+from augmint.quality.validity import Rules
 from augmint.report import write_json
 from augmint.segment import load_segmenter_run
 from augmint.staging import WORK, output_folder
+from augmint.weights import sha256
 
 SCHEMA_VERSION = 1
+# Of a segmenter's run.
+WEIGHTS = Path("checkpoints", "best", "network.safetensors")
 
 
 def audit(
@@ -60,10 +63,12 @@ def audit(
 
     Args:
         synthetic: A synthetic dataset: made by this package, then its synthetic cases are judged,
-            rejected ones too; or any labelled dataset, then all its cases.
+            rejected ones too (or those alone, of its folder `rejected`); or any labelled dataset,
+            then all its cases.
         data: The real labelled dataset that the generator was fitted on a part of.
         out: The folder to make.
-        rules: A YAML file of anatomical rules, or a built-in name; by default those for the labels.
+        rules: A YAML file of anatomical rules, all about labels of `data`, or a built-in name; by
+            default those for the labels.
         judge: A run of `segment` that tells whether images follow their masks; by default two
             segmenters are fitted on real patients that neither generator nor gate saw.
         judge_steps: Their optimiser steps, instead of the preset's.
@@ -87,16 +92,20 @@ def audit(
     """
     talk = talk or Talk()
     started = time.monotonic()
-    _check(rules, judge, judge_steps, copy_false_alarms)
+    _check(judge, judge_steps, copy_false_alarms)
     sizes = preset_named(preset)
     parties = read_parties(
         synthetic, data, generator_patients=generator_patients, fold=fold, seed=seed
     )
-    root = parties.made[0][0].root
-    root = root.parent if root.name == "rejected" else root
+    chosen = choose_rules(rules, parties.real.labels)
     request = dict(
-        command="audit", synthetic=str(root.resolve()), data=str(parties.real.root.resolve()),
-        rules=None if rules is None else str(rules), judge=None if judge is None else str(judge),
+        command="audit", synthetic=str(parties.root.resolve()),
+        data=str(parties.real.root.resolve()),
+        rules=None if rules is None else str(rules),
+        rules_fingerprint=None if chosen is None else chosen.fingerprint,
+        judge=None if judge is None else str(Path(judge).resolve()),
+        judge_sha256=None if judge is None else sha256(Path(judge) / WEIGHTS),
+        record_sha256={path.name: sha256(path) for path in parties.record.files},
         judge_steps=judge_steps, copy_false_alarms=copy_false_alarms, quarter_turns=quarter_turns,
         generator_patients=list(parties.seen), fold=fold, preset=preset, dims=dims, seed=seed,
         labels=dict(parties.real.labels), cases=sorted(i.case_id for _, i in parties.made),
@@ -106,12 +115,14 @@ def audit(
     for line in parties.limitations:
         talk.say(f"note: {line}")
     with output_folder(Path(out), request, resume=resume) as folder:
-        work = _Work(folder, parties, sizes, dims, talk)
-        options = _Options(rules, judge, judge_steps, copy_false_alarms, quarter_turns, seed, where)
+        work = _Work(folder, parties, sizes, dims, talk, started)
+        options = _Options(
+            chosen, judge, judge_steps, copy_false_alarms, quarter_turns, seed, where
+        )  # fmt: skip
         summary = _measure(work, options)
         summary |= {
             "request": {k: v for k, v in request.items() if k != "cases"},
-            "seconds": round(time.monotonic() - started, 1), "device": describe_device(where),
+            "seconds": round(work.seconds(), 1), "device": describe_device(where),
             "versions": versions(),
         }  # fmt: skip
         summary["words"] = in_words(summary)
@@ -126,7 +137,7 @@ class _Options:
     """What the parts are asked for."""
 
     def __init__(
-        self, rules: Path | str | None, judge: Path | str | None, judge_steps: int | None,
+        self, rules: Rules | None, judge: Path | str | None, judge_steps: int | None,
         false_alarms: float, quarter_turns: bool, seed: int, device: torch.device,
     ) -> None:  # fmt: skip
         self.rules, self.judge, self.judge_steps = rules, judge, judge_steps
@@ -138,10 +149,17 @@ class _Work:
     """The unfinished audit: what was computed is found again, cases are read when needed."""
 
     def __init__(
-        self, folder: Path, parties: Parties, preset: Preset, dims: int | None, talk: Talk
-    ) -> None:
+        self, folder: Path, parties: Parties, preset: Preset, dims: int | None, talk: Talk,
+        started: float,
+    ) -> None:  # fmt: skip
         self.folder, self.talk, self.preset = folder, talk, preset
-        self._parties, self._dims = parties, dims
+        self._parties, self._dims, self._started = parties, dims, started
+        spent = folder / WORK / "seconds.json"
+        self._before = float(json.loads(spent.read_text())) if spent.exists() else 0.0
+
+    def seconds(self) -> float:
+        """Of this session, and of those before it up to the last thing that each finished."""
+        return self._before + time.monotonic() - self._started
 
     @cached_property
     def material(self) -> Material:
@@ -153,6 +171,7 @@ class _Work:
         path = self.folder / WORK / f"{name}.json"
         if not path.exists():
             write_json(path, plain(make()))
+            write_json(path.with_name("seconds.json"), self.seconds())
         return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -203,6 +222,7 @@ def _data(material: Material) -> dict[str, Any]:
     return {
         "synthetic": made.name, "real": real.name, "methods": list(parties.methods),
         "accepted": len(parties.accepted), "rejected": len(parties.made) - len(parties.accepted),
+        "synthetic_are": parties.are,
         "real_cases": len(real), "seen_patients": len(parties.seen),
         "held_out_patients": len(parties.held), "sources_known": parties.sources_known,
         "labels": dict(material.facts.labels), "grid": material.facts.grid.to_json(),
@@ -213,6 +233,11 @@ def _data(material: Material) -> dict[str, Any]:
 def _untold(parts: dict[str, Any]) -> list[str]:
     """What the parts themselves could not tell."""
     found = [f"{name}: {p['missing']}" for name, p in parts.items() if "missing" in p]
+    if parts["validity"].get("synthetic_favoured"):
+        found.append(
+            "validity: the generator saw the patients who set the limits, and synthetic masks may "
+            "be any of these patients', so the comparison with real masks favours them"
+        )
     if not parts["adherence"]["independent"]:
         found.append(f"agreement: {parts['adherence']['judge']}")
     if "threshold" in parts["copies"] and not parts["copies"]["held_out"]:
@@ -236,16 +261,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _check(
-    rules: Path | str | None, judge: Path | str | None, steps: int | None, false_alarms: float
-) -> None:
+def _check(judge: Path | str | None, steps: int | None, false_alarms: float) -> None:
     """What can be found wrong before any work.
 
     Raises:
         AugmintError: for a faulty option.
     """
-    if rules is not None:
-        read_rules(rules)
     if judge is not None:
         load_segmenter_run(judge)
         if steps is not None:
@@ -261,8 +282,11 @@ def _check(
 def _opening(parties: Parties, device: torch.device) -> str:
     refused = len(parties.made) - len(parties.accepted)
     more = f" and {refused} rejected ones" if refused else ""
+    count = f"{len(parties.accepted)} synthetic cases{more}"
+    if not parties.accepted:
+        count = f"{refused} rejected synthetic cases"
     return (
-        f"{len(parties.accepted)} synthetic cases{more}; {len(parties.real)} real cases: "
+        f"{count}; {len(parties.real)} real cases: "
         f"{len(parties.seen)} patients that the generator saw, "
         f"{len(parties.held)} that it never saw; device {device}"
     )

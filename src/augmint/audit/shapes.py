@@ -32,10 +32,11 @@ Values = dict[str, tuple[list[float], list[str]]]
 def measure_shapes(material: Material, folder: Path, *, seed: int) -> dict[str, Any]:
     """Sizes and distances of accepted synthetic masks and of real ones; writes sheets/shapes.png.
 
-    Real ones are all, seen or not: this asks about anatomy, not about memory.
+    Where no mask is accepted, of rejected ones. Real ones are all, seen or not: this asks about
+    anatomy, not about memory.
     """
     labels = {n: i for n, i in material.facts.labels.items() if i in _annotated(material)}
-    made = sizes_of(material.accepted, labels, material.by_slice)
+    made = sizes_of(material.kept, labels, material.by_slice)
     real = sizes_of(material.real, labels, material.by_slice)
     found: dict[str, Any] = {}
     for name, (values, patients) in real.items():
@@ -150,9 +151,9 @@ def nearest_masks(material: Material, seed: int) -> dict[str, tuple[np.ndarray, 
         with the patient of every value.
     """
     train = _labelled(material.seen)
-    made, held = _labelled(material.accepted), _labelled(material.held)
+    made, held = _labelled(material.kept), _labelled(material.held)
     found = {"synthetic": (best_dice(made, train, material), list(made.patients))}
-    if material.parties.sources_known and set(made.patients) & set(train.patients):
+    if set(made.owners) & set(train.patients):
         others = best_dice(made, train, material, apart=True)
         found["synthetic, other patients"] = others, list(made.patients)
     real = held if len(held) else train
@@ -176,7 +177,7 @@ def best_dice(
 ) -> np.ndarray:
     """(N) Dice of all classes together to the nearest training mask; NaN where there is none.
 
-    `apart` leaves out training masks of the query's own patient.
+    `apart` leaves out training masks of the query's owner.
     """
     if not len(queries) or not len(train):
         return np.full(len(queries), np.nan)
@@ -188,7 +189,7 @@ def best_dice(
         one = _one_hot(queries.masks[start : start + 64], classes)
         dice = 2 * one @ two.T / (one.sum(1, keepdim=True) + sizes).clamp(min=1)
         if apart:
-            mine = np.array(queries.patients[start : start + 64])
+            mine = np.array(queries.owners[start : start + 64])
             dice[torch.from_numpy(mine[:, None] == names[None])] = -1
         best.append(dice.amax(1))
     values = torch.cat(best).double().numpy()

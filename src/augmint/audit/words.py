@@ -14,10 +14,13 @@ def in_words(summary: Mapping[str, Any]) -> list[str]:
     Args:
         summary: The content of audit.json.
     """
-    parts = summary["parts"]
+    parts, data = summary["parts"], summary["data"]
+    every = {"all": "synthetic"}.get(are := data["synthetic_are"], f"{are} synthetic")
+    kept = "synthetic" if data["accepted"] else "rejected synthetic"
     return [
-        _validity(parts["validity"]), _adherence(parts["adherence"]), _copies(parts["copies"]),
-        _images(parts["images"]), _shapes(parts["shapes"]),
+        _validity(parts["validity"], every), _adherence(parts["adherence"], are),
+        _copies(parts["copies"], kept), _images(parts["images"], kept),
+        _shapes(parts["shapes"], kept),
     ]  # fmt: skip
 
 
@@ -33,12 +36,12 @@ def between(interval: Sequence[float], scale: float = 100, digits: int = 1) -> s
     return f"({low} to {high})"
 
 
-def _validity(p: Part) -> str:
+def _validity(p: Part, which: str) -> str:
     if "missing" in p:
         return f"Masks were not judged: {p['missing']}."
     made, real, gap = p["synthetic"], p["real"], p["difference"]
     text = (
-        f"{percent(made['share'])} {between(made['interval'])} of {made['of']} synthetic masks "
+        f"{percent(made['share'])} {between(made['interval'])} of {made['of']} {which} masks "
         f"obey the rules of the {p['rules']}"
     )
     if real is None:
@@ -48,7 +51,12 @@ def _validity(p: Part) -> str:
     if p["real_are"] != "held-out":
         who = "real masks of the fit, each by limits from other patients,"
     text += f"; of {real['of']} {who} {percent(real['share'])} {between(real['interval'])} do"
-    return f"{text}, so {_verdict(gap, fewer, more, 100, 1, ' points')}."
+    if p["synthetic_favoured"]:
+        return f"{text}, a comparison that favours the synthetic ones"
+    text += f", so {_verdict(gap, fewer, more, 100, 1, ' points')}"
+    if p["real_are"] == "held-out" and gap["interval"][0] > 0:
+        text += "; the limits come from patients that the generator saw"
+    return f"{text}."
 
 
 def _verdict(
@@ -65,15 +73,16 @@ def _verdict(
     return f"{less if high < 0 else more}: {told}"
 
 
-def _adherence(p: Part) -> str:
+def _adherence(p: Part, are: str) -> str:
     names = [n for n, v in p["labels"].items() if v["synthetic"]]
     if not names:
         return "No judge could be asked: no synthetic mask holds a label that it knows."
     made = ", ".join(f"{n} {p['labels'][n]['synthetic']['mean']:.3f}" for n in names)
     who = "An independent judge" if p["independent"] else "A judge that is not independent"
+    images = {"all": "the synthetic images (all, before any gate)"}
     text = (
-        f"{who} finds the masks in the synthetic images (all, before any gate) with a Dice of "
-        f"{made}"
+        f"{who} ({p['network']}) finds the masks in "
+        f"{images.get(are, f'{are} synthetic images')} with a Dice of {made}"
     )
     both = [n for n in names if p["labels"][n]["real"]]
     if not both:
@@ -94,14 +103,14 @@ def _adherence(p: Part) -> str:
     return f"{text}."
 
 
-def _copies(p: Part) -> str:
+def _copies(p: Part, kind: str) -> str:
     if "missing" in p:
         return f"Copies were not counted: {p['missing']}."
     rate = p["others"]
     if rate is None:
         return "No synthetic image could be compared with real ones: too little is to be seen."
     other = " of another patient's image than the source's" if p["sources_known"] else ""
-    text = _rate(rate, f"copies{other}" if rate["copies"] != 1 else f"a copy{other}")
+    text = _rate(rate, kind, f"copies{other}" if rate["copies"] != 1 else f"a copy{other}")
     held = p["held_out"]
     if held:
         text += (
@@ -124,27 +133,26 @@ def _copies(p: Part) -> str:
     return f"{text}."
 
 
-def _rate(rate: Part, what: str) -> str:
+def _rate(rate: Part, kind: str, what: str) -> str:
     verb = "is" if rate["copies"] == 1 else "are"
     return (
-        f"{rate['copies']} of {rate['images']} synthetic images {verb} {what} "
+        f"{rate['copies']} of {rate['images']} {kind} images {verb} {what} "
         f"({percent(rate['rate'])}, {between(rate['by_source'])[1:-1]})"
     )
 
 
-def _images(p: Part) -> str:
+def _images(p: Part, kind: str) -> str:
     parts = []
     if "kernel_distance" in p:
         kernel = p["kernel_distance"]
         parts.append(
-            f"synthetic images lie {_apart(kernel)} from real ones than halves of the real "
-            f"patients from each other: kernel distance {_beside(kernel, 3)}, precision "
+            f"{_apart(kernel, kind)}: kernel distance {_beside(kernel, 3)}, precision "
             f"{_beside(p['precision'], 2)}, recall {_beside(p['recall'], 2)}"
         )
     elif "kernel_distance_of_all" in p:
         kernel = p["kernel_distance_of_all"]
         parts.append(
-            f"the kernel distance of synthetic from real images is {kernel['value']:.3f} "
+            f"the kernel distance of {kind} from real images is {kernel['value']:.3f} "
             f"(deviation over subsets {kernel['deviation']:.3f}), and {p['missing']}"
         )
     else:
@@ -152,7 +160,7 @@ def _images(p: Part) -> str:
     real, made = p["ms_ssim_real"], p["ms_ssim_synthetic"]
     if real and made:
         parts.append(
-            f"two synthetic images have an MS-SSIM of {made['value']:.3f} "
+            f"two {kind} images have an MS-SSIM of {made['value']:.3f} "
             f"{between(made['interval'], 1, 3)}, two real ones {real['value']:.3f} "
             f"{between(real['interval'], 1, 3)}"
         )
@@ -160,10 +168,17 @@ def _images(p: Part) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _apart(kernel: Part) -> str:
+def _apart(kernel: Part, kind: str) -> str:
     """In words: where a distance lies among those of real halves."""
-    above = kernel["share_of_real_splits_below"]
-    return "farther" if above >= 0.95 else "no farther"
+    if kernel["share_of_real_splits_below"] >= 0.95:
+        return (
+            f"{kind} images lie farther from real ones than halves of the real patients from each "
+            "other"
+        )
+    return (
+        f"no difference between {kind} and real images is shown, beside that between halves of the "
+        "real patients"
+    )
 
 
 def _beside(figure: Part, digits: int) -> str:
@@ -174,7 +189,7 @@ def _beside(figure: Part, digits: int) -> str:
     )
 
 
-def _shapes(p: Part) -> str:
+def _shapes(p: Part, kind: str) -> str:
     figures = p["quantities"]
     if not figures:
         return "Shapes were not compared: too few masks hold a label on both sides."
@@ -182,8 +197,9 @@ def _shapes(p: Part) -> str:
     if known:
         off = [n for n, f in known.items() if f["ks"] > f["ks_of_real_halves"]["p95"]]
         text = (
-            f"{len(known) - len(off)} of {len(known)} sizes and distances are spread as in real "
-            "masks (Kolmogorov-Smirnov no larger than in 95 % of splits of the real patients)"
+            f"no difference between {kind} and real masks is shown for {len(known) - len(off)} of "
+            f"{len(known)} sizes and distances (Kolmogorov-Smirnov no larger than in 95 % of "
+            "splits of the real patients)"
         )
         if off:
             worst = max(off, key=lambda n: figures[n]["ks"])
@@ -207,4 +223,4 @@ def _shapes(p: Part) -> str:
             f"synthetic mask and of {near['real']['p50']:.2f} to a real one; on average "
             f"{_verdict(gap, farther, nearer, 1, 3, '')}"
         )
-    return f"{text}."
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,8 +1,10 @@
 """How many synthetic images are copies, and who of the training patients gives herself away.
 
-The threshold comes from real patients whom the generator never saw. Neighbouring slices and phases
-of a patient are alike, so the patient is the unit: at most 1 in 100 of them may have any image
-taken for a copy.
+The threshold comes from real patients, none of whose images can be a copy: those whom the generator
+never saw, and, where these are few, training patients compared with each other. Neighbouring slices
+and phases of a patient are alike, so the patient is the unit: at most 1 in 100 unseen ones may have
+any image taken for a copy. With fewer than 99 patients that holds only as far as their likeness is
+normally distributed.
 """
 
 from __future__ import annotations

@@ -14,18 +14,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from augmint.case import Case
-from augmint.data.pool import Pool
 from augmint.errors import AugmintError
 from augmint.imaging.working import WorkingGrid
 from augmint.progress import Talk
 from augmint.quality.agreement import AgreementGate
 from augmint.quality.copies import LEAST_PATIENTS, SAME, calibrate, likest, worst_of_cases
 from augmint.quality.memorisation import CopyIndex, Picture, index_pictures, nearest, pictures_of
-from augmint.quality.validity import Limits, Rules, fit_limits, judge, read_rules, rules_for
+from augmint.quality.validity import (
+    Limits,
+    Rules,
+    fit_limits,
+    judge,
+    read_rules,
+    rules_for,
+    through_grid,
+)
 from augmint.staging import write_text
 
 GATES = ("agreement", "validity", "copies")
@@ -173,17 +179,28 @@ def check_enough_patients(gates: Collection[str], patients: Collection[str]) -> 
 
 
 def fit_validity(
-    pool: Pool, labels: Mapping[str, int], rules: Rules, grid: WorkingGrid
+    cases: Iterable[Case], labels: Mapping[str, int], rules: Rules, grid: WorkingGrid
 ) -> ValidityGate:
-    """Learn the limits of rules from real training samples on the working canvas.
+    """Learn the limits of rules from real training cases, resampled as synthetic ones are.
+
+    Args:
+        cases: On their native grids.
+        labels: Label name to index.
+        rules: What to ask.
+        grid: The working grid.
 
     Raises:
         AugmintError: if volumes and frames are mixed.
     """
-    stacks = _stacks(pool.crop(grid.window))
+    masks, annotated = [], []
+    for case in cases:
+        mask = through_grid(case, grid).mask
+        assert mask is not None
+        masks.append(mask.numpy())
+        annotated.append(case.annotated)
     limits = fit_limits(
-        stacks, labels, rules, spacing=_spacing(grid, stacks[0].ndim),
-        annotated=frozenset.intersection(*pool.annotated),
+        masks, labels, rules, spacing=_spacing(grid, masks[0].ndim),
+        annotated=frozenset.intersection(*annotated),
     )  # fmt: skip
     return ValidityGate(rules, limits, labels)
 
@@ -283,15 +300,6 @@ def _validity(gate: ValidityGate, working: Case, grid: WorkingGrid) -> tuple[tup
         spacing=_spacing(grid, working.dims), annotated=working.annotated,
     )  # fmt: skip
     return found.quantities, str(found)
-
-
-def _stacks(pool: Pool) -> list[np.ndarray]:
-    """The pool's masks, the slices of a volume stacked along the last axis."""
-    found: dict[tuple[str, bool], list[torch.Tensor]] = {}
-    for mask, name in zip(pool.masks, pool.case_ids):
-        case, mark, _ = name.partition("#z")
-        found.setdefault((case, bool(mark)), []).append(mask)
-    return [(torch.stack(m, -1) if sliced else m[0]).numpy() for (_, sliced), m in found.items()]
 
 
 def _spacing(grid: WorkingGrid, dims: int) -> tuple[float, ...] | None:

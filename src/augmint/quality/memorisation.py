@@ -4,7 +4,7 @@ Every synthetic image is compared with the real images that its generator was fi
 look at their spectra names the likeliest, `likeness` decides, whatever the flip, shift, small turn,
 scale, noise and contrast between the two. How like is too like is learned from real patients whom
 the generator never saw, see `calibrate`: their images cannot be copies. An image beside 1,000 real
-ones takes 0.1 to 0.2 s of one processor core, and about 1 s where only a part of it counts. It
+ones takes 0.1 to 0.3 s of one processor core, and about 1 s where only a part of it counts. It
 computes in fp32: nearly all of the time goes into Fourier transforms and resampling, which bf16
 does not speed up.
 

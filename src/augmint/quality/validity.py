@@ -18,12 +18,13 @@ import numpy as np
 from augmint.case import Case
 from augmint.data.layout import listed
 from augmint.errors import AugmintError
+from augmint.imaging.working import WorkingGrid
 from augmint.quality.validity_measures import Item, Measure, base_end, measure, tell, units
 from augmint.quality.validity_rules import WORDS, Rule, Rules, parse_rules, read_rules, rules_for
 
 __all__ = [
     "Bound", "Limits", "Rule", "Rules", "Validity", "fit_limits", "fit_limits_to", "judge",
-    "judge_case", "parse_rules", "read_rules", "rules_for",
+    "judge_case", "parse_rules", "read_rules", "rules_for", "through_grid",
 ]  # fmt: skip
 
 SCHEMA_VERSION = 1
@@ -229,6 +230,22 @@ def judge_case(
     if case.mask is None:
         raise AugmintError(f"case {case.case_id!r} has no mask to judge; give labelled cases")
     return _judge(_item(case), labels, rules, limits, waive)
+
+
+def through_grid(case: Case, grid: WorkingGrid) -> Case:
+    """A real case on the working window as a synthetic one gets there.
+
+    A synthetic mask is made on the window, stored on its source's grid and read from there, so
+    that it is resampled twice more than a real one; that smooths thin walls and shifts outlines.
+    Limits and real masks that synthetic ones stand beside go the same way.
+
+    Args:
+        case: On its native grid.
+        grid: The working grid.
+    """
+    window = grid.window
+    stored = grid.to_native(grid.to_working(case, shape=window), case.grid)
+    return grid.to_working(stored, shape=window)
 
 
 def _item(case: Case) -> Item:
