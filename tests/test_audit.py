@@ -16,7 +16,7 @@ from augmint.audit.adherence import choose_judges
 from augmint.audit.copying import Search, held_rate, measure_copies
 from augmint.audit.images import measure_images
 from augmint.audit.intervals import difference, mean, share, share_difference
-from augmint.audit.masks import choose_rules, measure_validity
+from augmint.audit.masks import measure_validity
 from augmint.audit.material import _group, gather
 from augmint.audit.parties import read_parties
 from augmint.audit.shapes import best_dice, ks, measure_shapes, sizes_of
@@ -30,6 +30,7 @@ from augmint.progress import Talk
 from augmint.quality.copies import SAME, Calibration, clopper_pearson
 from augmint.quality.memorisation import Match
 from augmint.quality.validity import fit_limits_to, judge_case
+from augmint.quality.validity_rules import choose_rules
 from augmint.segment import segment
 
 QUIET = Talk(quiet=True)

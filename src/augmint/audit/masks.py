@@ -15,16 +15,7 @@ from augmint.audit.intervals import share, share_difference
 from augmint.audit.material import Group, Material, case_of, evenly
 from augmint.data.layout import listed
 from augmint.data.splits import folds
-from augmint.errors import AugmintError
-from augmint.quality.validity import (
-    Limits,
-    Rules,
-    Validity,
-    fit_limits_to,
-    judge_case,
-    read_rules,
-    rules_for,
-)
+from augmint.quality.validity import Limits, Rules, Validity, fit_limits_to, judge_case
 from augmint.report import sheet, tile
 
 # Held-out patients that say something alone; with fewer the others speak in folds.
@@ -34,26 +25,6 @@ SHOWN = 8
 Verdicts = list[tuple[str, str, Validity]]
 
 
-def choose_rules(rules: str | Path | None, labels: Mapping[str, int]) -> Rules | None:
-    """The rules of a YAML file or a built-in name, else those built in for the labels, if any.
-
-    Raises:
-        AugmintError: if rules that were given speak of a class that the labels do not have.
-    """
-    if rules is None:
-        return rules_for(labels)
-    chosen = read_rules(rules)
-    for region in (region for rule in chosen.rules for region in rule.regions):
-        try:
-            chosen.classes(region, labels)
-        except AugmintError as error:
-            classes = sorted({r for rule in chosen.rules for r in rule.regions})
-            raise AugmintError(
-                f"--rules {rules} speaks of {listed(classes, 20)}: {error}"
-            ) from error
-    return chosen
-
-
 def measure_validity(
     material: Material, rules: Rules | None, folder: Path, *, seed: int
 ) -> dict[str, Any]:
@@ -61,7 +32,7 @@ def measure_validity(
 
     Args:
         material: Everything on one grid.
-        rules: See `choose_rules`.
+        rules: See `augmint.quality.validity_rules.choose_rules`.
         folder: Gets the sheet.
         seed: Of bootstrap and folds.
     """

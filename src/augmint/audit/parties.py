@@ -12,10 +12,11 @@ from augmint.data.layout import listed, read_json
 from augmint.data.patients import read_rows
 from augmint.errors import AugmintError
 from augmint.generate import numbered_like
+from augmint.methods import METHODS, keeps_pixels
 from augmint.prepare import choose_patients, real_labelled
 
 # They keep recorded pixels of their sources, so that these are known whoever was fitted on.
-KEEP_PIXELS = ("sector_outpaint", "warped_pairs")
+KEEP_PIXELS = tuple(name for name, method in METHODS.items() if keeps_pixels(method))
 TRUE = ("1", "true")
 
 

@@ -15,7 +15,7 @@ import torch
 from augmint.audit.adherence import choose_judges, measure_adherence
 from augmint.audit.copying import Search, measure_copies
 from augmint.audit.images import measure_images
-from augmint.audit.masks import choose_rules, measure_validity
+from augmint.audit.masks import measure_validity
 from augmint.audit.material import Material, gather
 from augmint.audit.page import write_page
 from augmint.audit.parties import Parties, read_parties
@@ -28,6 +28,7 @@ from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.quality.copies import FALSE_ALARMS, write_copies
 from augmint.quality.validity import Rules
+from augmint.quality.validity_rules import choose_rules
 from augmint.report import write_json
 from augmint.segment import load_segmenter_run
 from augmint.staging import WORK, output_folder

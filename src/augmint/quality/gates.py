@@ -28,10 +28,9 @@ from augmint.quality.validity import (
     Rules,
     fit_limits,
     judge,
-    read_rules,
-    rules_for,
     through_grid,
 )
+from augmint.quality.validity_rules import choose_rules
 from augmint.staging import write_text
 
 GATES = ("agreement", "validity", "copies")
@@ -156,11 +155,8 @@ def check_gates(
         raise AugmintError(
             f"--gates: there is no gate {unknown[0]!r}; choose from {', '.join(GATES)}, or none"
         )
-    known = rules_for(labels) if rules is None else read_rules(rules)
-    if known is not None:
-        for region in (region for rule in known.rules for region in rule.regions):
-            known.classes(region, labels)
-    elif "validity" in gates:
+    known = choose_rules(rules, labels)
+    if known is None and "validity" in gates:
         names = ", ".join(n for n in labels if n != "background")
         raise AugmintError(
             f"--gates validity: no anatomical rules are known for the labels {names}; write some, "

@@ -251,6 +251,26 @@ def rules_for(labels: Collection[str]) -> Rules | None:
     return next(fitting, None)
 
 
+def choose_rules(rules: str | Path | None, labels: Mapping[str, int]) -> Rules | None:
+    """The rules of a YAML file or a built-in name, else those built in for the labels, if any.
+
+    Raises:
+        AugmintError: if rules that were given speak of a class that the labels do not have.
+    """
+    if rules is None:
+        return rules_for(labels)
+    chosen = read_rules(rules)
+    for region in (region for rule in chosen.rules for region in rule.regions):
+        try:
+            chosen.classes(region, labels)
+        except AugmintError as error:
+            classes = sorted({r for rule in chosen.rules for r in rule.regions})
+            raise AugmintError(
+                f"--rules {rules} speaks of {listed(classes, 20)}: {error}"
+            ) from error
+    return chosen
+
+
 def read_rules(source: str | Path) -> Rules:
     """Rules from a YAML file, or built-in ones by their name (`BUILT_IN`).
 
