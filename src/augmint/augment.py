@@ -296,7 +296,9 @@ def _fit(
         chosen = method_with_preset(method, settings, sizes)
         training = training_config(sizes, prepared.facts, steps, seed)
         start = time.monotonic()
-        hashes = fit_method(chosen, prepared, run, training=training, device=device, talk=talk)
+        hashes = fit_method(
+            chosen, prepared, run, training=training, device=device, sizes=sizes, talk=talk
+        )
         seconds = time.monotonic() - start
         write_run(run, request, chosen, prepared, training, hashes, seconds, device)
     return float(json.loads((run / "run.json").read_text())["seconds"])

@@ -236,6 +236,58 @@ def generate(
 
 
 @app.command()
+def adapt(
+    context: typer.Context,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run of `fit --method reference_shift`.")
+    ],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[TARGET]", help="A dataset, labelled or not, or a folder of images."
+        ),
+    ] = None,
+    out: opt.Out = None,
+    settings: opt.Set = None,
+    segmenter: Annotated[
+        Path | None,
+        typer.Option("--segmenter", help="A run of `segment` that segments each image."),
+    ] = None,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            "--repeats", help="Translations of each image that --segmenter averages over."
+        ),
+    ] = 1,
+    largest_component: opt.LargestComponent = False,
+    patients: opt.Patients = None,
+    patient_regex: opt.PatientRegex = None,
+    label_map: opt.LabelMap = None,
+    seed: opt.Seed = 0,
+    device: opt.Device = "auto",
+    resume: opt.Continue = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Shift images of another scanner towards the source of a run; no label of theirs is read."""
+    from augmint.adapt import adapt
+    from augmint.data.dataset import open_dataset
+
+    dataset = open_dataset(
+        _given(data, "TARGET"), patient_regex=patient_regex,
+        label_map=opt.read_label_map(label_map), bare=True,
+    )  # fmt: skip
+    made = adapt(
+        run, dataset, _given(out, "-o"), settings=opt.settings_of(context, settings, None),
+        segmenter=segmenter, repeats=repeats, largest_component=largest_component,
+        patients=opt.read_patients(patients), seed=seed, device=device, resume=resume,
+        talk=Talk(quiet=quiet),
+    )  # fmt: skip
+    _print(_folder(made), as_json)
+
+
+@app.command()
 def augment(
     context: typer.Context,
     data: opt.Data = None,
@@ -435,9 +487,7 @@ def evaluate(
     data: opt.Data = None,
     out: opt.Out = None,
     patients: opt.Patients = None,
-    largest_component: Annotated[
-        bool, typer.Option("--largest-component", help="Keep the largest part of each label.")
-    ] = False,
+    largest_component: opt.LargestComponent = False,
     sliding: Annotated[
         bool, typer.Option("--sliding", help="Look outside the run's window, too.")
     ] = False,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from augmint.calibrate import calibrate, patients_for_calibration
 from augmint.case import Case
 from augmint.data.dataset import Dataset, open_dataset
 from augmint.data.pool import Pool, build_pool
@@ -27,16 +28,21 @@ from augmint.methods import (
     NetworkSpec,
     Samples,
     build_method,
+    is_calibrated,
     sees_whole_frames,
 )
+from augmint.methods.shift_strength import load_calibration
 from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
+from augmint.segmentation.training import SegmenterConfig
 from augmint.staging import output_folder, write_text
 from augmint.synthetic import check_cases
+from augmint.weights import folder_exists, sha256
 
 SCHEMA_VERSION = 1
 SHOWN = 4
+CALIBRATION = "calibration"
 
 
 def resolve_device(device: str) -> torch.device:
@@ -72,13 +78,23 @@ def fit_method(
     *,
     training: TrainingConfig,
     device: torch.device,
+    sizes: Preset,
     init: Path | None = None,
     unlabelled: Pool | None = None,
     talk: Talk,
 ) -> dict[str, str]:
-    """Fit every network of a method into RUN/checkpoints; returns the weights' hashes."""
+    """Fit every network of a method into RUN/checkpoints; returns the weights' hashes.
+
+    A method that is calibrated has a part of the patients kept from its fit.
+    """
     hashes: dict[str, str] = {}
     fitted: dict[str, Network] = {}
+    pool = prepared.pool
+    held: tuple[str, ...] = ()
+    if is_calibrated(method):
+        held = patients_for_calibration(pool.patient_ids, training.seed)
+        pool = pool.select(set(pool.patient_ids) - set(held))
+        talk.say(f"kept from the fit, to calibrate on: {', '.join(held)}")
     for name, spec in method.networks(prepared.facts).items():
         best = run / "checkpoints" / "best" / name
         if best.exists():
@@ -87,9 +103,9 @@ def fit_method(
         network = _fresh(spec, name, init, training.seed)
         talk.say(
             f"fitting {name!r}: {count_parameters(network) / 1e6:.1f} M parameters on "
-            f"{len(prepared.pool)} samples, window {prepared.facts.grid.window}, {device}"
+            f"{len(pool)} samples, window {prepared.facts.grid.window}, {device}"
         )
-        draw = drawer(spec, prepared.pool, unlabelled)
+        draw = drawer(spec, pool, unlabelled)
         with talk.bar(f"fit {name}", training.steps) as update:
             fit_network(
                 network,
@@ -109,7 +125,38 @@ def fit_method(
         if not follows():
             hashes[name] = save_network(best, network)
     leave()
+    if held and not follows():
+        hashes["calibration"] = _calibrate(
+            method, fitted, prepared, held, run, sizes, training.seed, device, talk
+        )
     return hashes
+
+
+def _calibrate(
+    method: Any,
+    fitted: Mapping[str, Network],
+    prepared: Prepared,
+    held: Sequence[str],
+    run: Path,
+    sizes: Preset,
+    seed: int,
+    device: torch.device,
+    talk: Talk,
+) -> str:
+    """RUN/checkpoints/best/calibration, measured unless it is there; returns its hash."""
+    folder = run / "checkpoints" / "best" / CALIBRATION
+    if not folder_exists(folder):
+        config = SegmenterConfig(
+            width=sizes.segmenter_width,
+            steps=sizes.gate_steps,
+            batch_size=16 if prepared.facts.grid.dims == 2 else sizes.batch_size_3d,
+            seed=seed,
+        )
+        calibrate(
+            method, fitted, prepared, held, folder, config=config, seed=seed, device=device,
+            talk=talk,
+        )  # fmt: skip
+    return sha256(folder / "config.json")
 
 
 def drawer(spec: NetworkSpec, pool: Pool, unlabelled: Pool | None = None) -> Any:
@@ -135,9 +182,10 @@ def drawer(spec: NetworkSpec, pool: Pool, unlabelled: Pool | None = None) -> Any
             positions[index],
             tuple(names[i] for i in index.tolist()),
             torch.where(known.reshape(-1, *[1] * (below.ndim - 1)), below, 255),
+            ~bare,
         )
         target, condition = spec.example(samples, generator)
-        if condition is not None:
+        if condition is not None and not spec.keeps_unlabelled:
             # An unlabelled image is shown without its condition, as guidance does.
             condition = condition * (~bare).reshape(-1, *[1] * (condition.ndim - 1))
         return target, condition
@@ -244,9 +292,11 @@ def fit(
         extra = None
         if more is not None:
             extra = build_pool((replace(c, mask=None) for c in more), prepared.facts.grid)
+            facts = replace(prepared.facts, unlabelled=len(extra))
+            prepared = replace(prepared, facts=facts)
         training = training_config(sizes, prepared.facts, steps, seed)
         hashes = fit_method(
-            chosen, prepared, run, training=training, device=where,
+            chosen, prepared, run, training=training, device=where, sizes=sizes,
             init=None if init is None else Path(init), unlabelled=extra, talk=talk,
         )  # fmt: skip
         if follows():
@@ -258,7 +308,10 @@ def fit(
             run, request, chosen, prepared, training, hashes, time.monotonic() - start, where,
             also_seen=seen,
         )  # fmt: skip
-        _show(run, dataset, str(where), seed)
+        try:
+            _show(run, dataset, str(where), seed)
+        except AugmintError as error:
+            talk.say(f"no sheet of samples: {error}")
     talk.say(f"wrote the fitted method to {out}; next: augmint generate {out} DATA -o SYNTHETIC")
     return Path(out)
 
@@ -423,7 +476,8 @@ def load_run(
             f"{folder} is no fitted run{hint}: {error!r}; give a folder made by `augmint fit`"
         ) from error
     specs, before = method.networks(facts), fitted.networks(facts)
-    networks, hashes = {}, {}
+    networks: dict[str, Any] = {}
+    hashes: dict[str, str] = {}
     where = resolve_device(device)
     for name, spec in specs.items():
         if name not in before or spec.config != before[name].config:
@@ -432,6 +486,11 @@ def load_run(
                 "that was fitted; fit again with them"
             )
         networks[name], hashes[name] = load_network(folder / "checkpoints" / "best" / name, where)
+    if is_calibrated(method):
+        learned = folder / "checkpoints" / "best" / CALIBRATION
+        networks[CALIBRATION], hashes[CALIBRATION] = (
+            load_calibration(learned), sha256(learned / "config.json"),
+        )  # fmt: skip
     return FittedRun(
         folder, method, config["method"], facts, networks, hashes,
         tuple(facts_json.get("generator_patients", ())),

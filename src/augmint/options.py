@@ -266,6 +266,9 @@ Data = Annotated[
 Out = Annotated[
     Path | None, _help("The folder to make; an existing one is never touched.", "-o", "--out")
 ]
+LargestComponent = Annotated[
+    bool, _help("Keep the largest part of each label.", "--largest-component")
+]
 Set = Annotated[list[str] | None, _help("A field of the method, name=value; repeatable.", "--set")]
 Gates = Annotated[
     str, _help("What rejects pairs: agreement, validity, copies, with commas; or none.", "--gates")

@@ -16,7 +16,7 @@ from augmint.data.acdc import is_acdc, list_acdc
 from augmint.data.bids import list_bids
 from augmint.data.camus import is_camus, list_camus
 from augmint.data.datalist import check_splits, list_datalist
-from augmint.data.folders import find_folders, has_suffixed_masks, list_folders
+from augmint.data.folders import find_folders, has_suffixed_masks, list_folders, list_images
 from augmint.data.images import Stored, read_image, read_mask
 from augmint.data.labels import LabelTable, build_table
 from augmint.data.layout import Listing, listed, read_json
@@ -226,6 +226,7 @@ def open_dataset(
     patient_regex: str | None = None,
     label_map: Mapping[str, str | None] | None = None,
     split: str = "train",
+    bare: bool = False,
 ) -> Dataset:
     """Open a dataset by its layout; no image is read.
 
@@ -238,11 +239,12 @@ def open_dataset(
         label_map: Old label name -> new name, or None to turn it into background; equal new names
             merge.
         split: `train`, or `test` or `validation` where the layout has one.
+        bare: A mere folder of images, none with a mask, is a dataset too.
 
     Raises:
         AugmintError: if the layout is not recognised or contradicts itself.
     """
-    listing = list_cases(Path(path), split)
+    listing = list_cases(Path(path), split, bare=bare)
     counts = Counter(found.case_id for found in listing.found)
     if doubled := [case_id for case_id, count in counts.items() if count > 1]:
         raise AugmintError(
@@ -293,8 +295,8 @@ def open_dataset(
     )
 
 
-def list_cases(path: Path, split: str = "train") -> Listing:
-    """The cases at `path` by whichever layout it has.
+def list_cases(path: Path, split: str = "train", *, bare: bool = False) -> Listing:
+    """The cases at `path` by whichever layout it has; `bare`: images without any mask will do.
 
     Raises:
         AugmintError: if nothing is there or no layout fits; the message lists what was looked for.
@@ -325,6 +327,8 @@ def list_cases(path: Path, split: str = "train") -> Listing:
         return list_bids(path)
     if find_folders(path) or has_suffixed_masks(path):
         return list_folders(path)
+    if bare and (listing := list_images(path)).found:
+        return listing
     raise AugmintError(
         f"{path}: not a dataset; looked for dataset.json with imagesTr (nnU-Net) or a training "
         "list (Decathlon), datalist.json (MONAI), sub-*/anat (BIDS), patientNNNN with "

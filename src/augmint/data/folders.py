@@ -13,6 +13,8 @@ from augmint.errors import AugmintError
 IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentations", "gt")
 MASK_SUFFIX = re.compile(r"^(.+)_(?:mask|masks|seg|segmentation|gt|label|labels)(?:_\d+)?$", re.I)
+# A channel of a case, as nnU-Net numbers them.
+CHANNEL = re.compile(r"^(.+)_\d{4}$")
 # Whole cine loops, with or without masks, that CAMUS and ACDC store beside their annotated frames.
 SEQUENCE_SUFFIX = re.compile(r"_(?:4d|sequence|half_sequence)(?:_gt)?$", re.I)
 
@@ -85,6 +87,28 @@ def list_folders(root: Path) -> Listing:
         found=tuple(sorted(found, key=lambda case: case.case_id)),
         labels=parse_labels(read_json(labels), labels) if labels.is_file() else None,
         file_ending=ending_of(images[0]),
+    )
+
+
+def list_images(root: Path) -> Listing:
+    """Every image below a folder as a case without a mask; `CASE_0000` is a channel of CASE."""
+    files = _image_files(root)
+    channels = [CHANNEL.match(stem_of(path)) for path in files]
+    by_key: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    for path, channel in zip(files, channels):
+        key = _key(path, root)
+        by_key[(*key[:-1], channel[1]) if channel and all(channels) else key].append(path)
+    found = [
+        Found("__".join(key), tuple(paths), (), _columns(paths[0], root))
+        for key, paths in by_key.items()
+    ]
+    return Listing(
+        root=root,
+        name=root.name,
+        layout="images",
+        found=tuple(sorted(found, key=lambda case: case.case_id)),
+        labels=None,
+        file_ending=ending_of(files[0]) if files else "",
     )
 
 

@@ -177,6 +177,36 @@ def write_image(path: Path, array: np.ndarray, grid: Grid) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def keep_header(path: Path, source: Path) -> None:
+    """Give a written NIfTI file of a source's grid and type all else that its header says.
+
+    Other formats keep nothing beside the grid, and are left as they are.
+
+    Args:
+        path: As `write_image` wrote it.
+        source: The file that its image was made from, on the same grid.
+    """
+    if ending_of(path) not in NIFTI or ending_of(source) not in NIFTI:
+        return
+    import nibabel
+
+    new = nibabel.load(path)  # type: ignore[attr-defined]
+    old = nibabel.load(source)  # type: ignore[attr-defined]
+    values = np.asanyarray(new.dataobj)  # type: ignore[attr-defined]
+    if new.shape != old.shape:  # type: ignore[attr-defined]
+        return
+    header = old.header.copy()
+    header.set_data_dtype(values.dtype)  # type: ignore[attr-defined]
+    header.set_slope_inter(1, 0)  # type: ignore[attr-defined]
+    image = nibabel.Nifti1Image(values, None, header)  # type: ignore[no-untyped-call]
+    temporary = path.with_name(f".{stem_of(path)}.{os.getpid()}.tmp{ending_of(path)}")
+    try:
+        nibabel.save(image, temporary)  # type: ignore[attr-defined]
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_mask(path: Path, mask: np.ndarray, grid: Grid) -> None:
     """Write a mask (*spatial) of labels 0 to 65535 in the smallest unsigned type, atomically.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -151,6 +151,14 @@ def leave_one_domain_out(
             train=dataset.select(patients=kept, domains=others),
             held=dataset.select(patients=held, domains=[domain]),
         )
+
+
+def without_labels(dataset: Dataset) -> Dataset:
+    """The same cases as if nobody had labelled them: what may be seen of a target domain.
+
+    Their masks cannot be read through it, so that no label of the target reaches a fit.
+    """
+    return replace(dataset, items=tuple(replace(item, masks=()) for item in dataset.items))
 
 
 def check_leak(

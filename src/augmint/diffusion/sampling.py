@@ -240,20 +240,21 @@ def match_low_frequencies(reference: Tensor, factor: int, noise: Noise) -> Guide
     Source: Choi et al., ICCV 2021 (ILVR), Eq. 8, with reference and sample at the same level
     (the public code takes them one step apart).
     """
-    mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[reference.ndim]
-
-    def low(x: Tensor) -> Tensor:
-        small = torch.nn.functional.interpolate(x, scale_factor=1 / factor, mode="area")
-        return torch.nn.functional.interpolate(
-            small, size=x.shape[2:], mode=mode, align_corners=False
-        )
 
     def guide(x: Tensor, t: float) -> Tensor:
         at = torch.full((len(x),), t, dtype=x.dtype, device=x.device)
         target = add_noise(reference, noise.like(x), at) if t > 0 else reference
-        return x + low(target) - low(x)
+        return x + low_frequencies(target - x, factor)
 
     return guide
+
+
+def low_frequencies(x: Tensor, factor: int) -> Tensor:
+    """x (B, C, *spatial) without what is finer than about `factor` pixels: shrunk and stretched."""
+    mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[x.ndim]
+    size = [max(1, round(n / factor)) for n in x.shape[2:]]
+    small = torch.nn.functional.interpolate(x, size=size, mode="area")
+    return torch.nn.functional.interpolate(small, size=x.shape[2:], mode=mode, align_corners=False)
 
 
 def follow_energy(gradient: Callable[[Tensor, float], Tensor], scale: float) -> Guide:

@@ -113,6 +113,14 @@ class WorkingGrid:
         back = resample_image(whole, plane.shape, smooth=True)
         return back.mT if self.dims == 2 and grid.dims == 3 else back
 
+    def change_to_native(self, change: Tensor, grid: Grid) -> Tensor:
+        """A change of values (K, *part of the canvas), as `image_to_native`; 0 outside the part."""
+        plane = working_plane(grid) if self.dims == 2 else grid
+        whole = center(change, self.resampled_shape(grid), 0.0)
+        # A change of values from -1 to 1 spans twice their range, and resampling clamps to it.
+        back = 2 * resample_image(whole / 2, plane.shape)
+        return back.mT if self.dims == 2 and grid.dims == 3 else back
+
     def mask_to_native(self, mask: Tensor, grid: Grid) -> Tensor:
         """A mask (*part of the canvas) to the native grid of one frame, slice or 3-D case."""
         plane = working_plane(grid) if self.dims == 2 else grid

@@ -14,14 +14,17 @@ from augmint.methods.protocol import (
     Method,
     NetworkSpec,
     Samples,
+    is_calibrated,
     keeps_pixels,
     sees_whole_frames,
 )
+from augmint.methods.reference_shift import ReferenceShift
 from augmint.methods.sector_outpaint import SectorOutpaint
 from augmint.methods.warped_pairs import WarpedPairs
 
 METHODS: dict[str, type] = {
     "mask_to_image": MaskToImage,
+    "reference_shift": ReferenceShift,
     "sector_outpaint": SectorOutpaint,
     "warped_pairs": WarpedPairs,
 }
@@ -33,6 +36,7 @@ __all__ = [
     "NetworkSpec",
     "Samples",
     "build_method",
+    "is_calibrated",
     "keeps_pixels",
     "sees_whole_frames",
 ]

@@ -34,6 +34,7 @@ class DatasetFacts:
         areas: Label to `QUANTILES` evenly spaced quantiles of its size in a sample, the first and
             the last the least and the largest, for each of `POSITIONS` ranges of slice positions
             from first to last. Sizes are roots of the share of the window.
+        unlabelled: Samples without masks that joined the fit.
     """
 
     channels: int
@@ -43,6 +44,7 @@ class DatasetFacts:
     modality: str = ""
     domains: tuple[str, ...] = ()
     areas: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    unlabelled: int = 0
 
     @property
     def num_classes(self) -> int:
@@ -73,6 +75,7 @@ class DatasetFacts:
                 name: tuple(tuple(row) for row in rows)
                 for name, rows in facts.get("areas", {}).items()
             },
+            unlabelled=facts.get("unlabelled", 0),
         )
 
 
@@ -91,7 +94,8 @@ class Samples:
     """A batch on the working canvas: images (B, C, *canvas), masks (B, *canvas), positions (B,).
 
     Each sample has the name of its case, with `#z003` for a slice. `below` (B, *canvas) are the
-    masks of the slices before them in their volumes, 255 where there is none.
+    masks of the slices before them in their volumes, 255 where there is none. `labelled` (B,) tells
+    which have a mask; the others' are all background.
     """
 
     images: Tensor
@@ -99,6 +103,7 @@ class Samples:
     positions: Tensor
     case_ids: tuple[str, ...] = ()
     below: Tensor | None = None
+    labelled: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,8 @@ class NetworkSpec:
         example: (samples, generator) to the target (B, C, *window) and its condition
             (B, K, *window) or None.
         labelled: It learns from labelled samples alone, whatever joins the fit.
+        keeps_unlabelled: `example` itself says what is told of unlabelled samples; without it they
+            are shown without any condition, as guidance does.
         loss: The networks named before it, fitted, to its loss; flow matching without one.
         finish: What is done to it once it is fitted, given what draws its batches.
     """
@@ -117,6 +124,7 @@ class NetworkSpec:
     config: NetworkConfig | AutoencoderConfig
     example: Callable[[Samples, torch.Generator], tuple[Tensor, Tensor | None]]
     labelled: bool = False
+    keeps_unlabelled: bool = False
     loss: Callable[[Mapping[str, Any]], Loss] | None = None
     finish: Callable[[nn.Module, Draw], None] | None = None
 
@@ -125,11 +133,14 @@ class NetworkSpec:
 class Method(Protocol):
     """A generative method; its dataclass fields are its whole configuration.
 
-    Four things are optional: a class variable `whole_frames`, true for a method whose working
+    Six things are optional: a class variable `whole_frames`, true for a method whose working
     window must not be a part of the frames; another, `keeps_pixels`, for one whose images are made
     of recorded pixels of their source; `to_native(new, source, grid)`, for one that knows
     better than the working grid what lies between its pixels; and `problem(case)`, why it cannot
-    use a stored case, or an empty text.
+    use a stored case, or an empty text. A class variable `calibrated` is true for a method that
+    learns from source patients whom no network was fitted on; what it learns comes to it among the
+    networks as "calibration". `adapt(networks, cases, facts, seed, copies)` shifts images of
+    another scanner towards those of the fit.
     """
 
     def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:
@@ -151,6 +162,11 @@ class Method(Protocol):
 def keeps_pixels(method: object) -> bool:
     """Whether a method's images are made of pixels of their source, so that they are like it."""
     return bool(getattr(method, "keeps_pixels", False))
+
+
+def is_calibrated(method: object) -> bool:
+    """Whether a method learns from patients whom no network was fitted on."""
+    return bool(getattr(method, "calibrated", False))
 
 
 def sees_whole_frames(method: object) -> bool:

@@ -22,6 +22,7 @@ def predict_case(
     device: torch.device | str = "cpu",
     largest_component: bool = False,
     sliding: bool = False,
+    looks: Sequence[Case] = (),
 ) -> Tensor:
     """The mask of a whole case on its native grid, (*spatial) int64.
 
@@ -33,21 +34,24 @@ def predict_case(
         largest_component: Keep the largest connected part of each class of the whole case.
         sliding: Slide the window over what of the case lies outside it, which is background
             otherwise. Nothing changes for a case that the window holds.
+        looks: Further images of the same case, such as translations of it, whose probabilities are
+            averaged with those of the first.
     """
     by_slice = grid.dims == 2 and case.dims == 3
     shape = grid.window
     if sliding:
         shape = tuple(max(n, w) for n, w in zip(grid.resampled_shape(case.grid), grid.window))
-    working = grid.to_working(replace(case, mask=None), shape=shape).image
-    images = working.movedim(-1, 0) if by_slice else working[None]
-    # A case is always batched alone, so its batch needs no more samples than it has slices.
-    batch = min(16, len(images))
-    share = torch.stack(
-        [
+    shares = []
+    for look in (case, *looks):
+        working = grid.to_working(replace(look, mask=None), shape=shape).image
+        images = working.movedim(-1, 0) if by_slice else working[None]
+        # A case is always batched alone, so its batch needs no more samples than it has slices.
+        batch = min(16, len(images))
+        shares += [
             predict_probabilities(n, images, batch_size=batch, device=device, window=grid.window)
             for n in networks
         ]
-    ).mean(0)
+    share = torch.stack(shares).mean(0)
     native = []
     # Probabilities lie in [0, 1]; the way back clamps to [-1, 1] and pads with -1. The background
     # goes there with its sign turned, so that outside the window it is sure: a class that fell to

@@ -1,0 +1,505 @@
+"""Images of another scanner shifted towards those that the network was fitted on, anatomy kept.
+
+One network of source images serves four translators, each a walk and a guide of the one sampling
+loop; three more need no network and are what the four must beat. All change what an image looks
+like and leave where things lie, so that a mask, or a reader's eye, still fits.
+
+Source: Wong et al., ICONIP 2025 (reference-guided shift; its abstract alone is public); the
+translators are those of Meng et al., ICLR 2022 (SDEdit), Choi et al., ICCV 2021 (ILVR), Su et al.,
+ICLR 2023 (DDIB) and Zhao et al., NeurIPS 2022 (EGSDE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from augmint.case import Case, Grid, Provenance
+from augmint.data.pool import slice_position
+from augmint.diffusion.networks import NetworkConfig, Size
+from augmint.diffusion.path import add_noise, velocity
+from augmint.diffusion.sampling import (
+    Guide,
+    Job,
+    Noise,
+    Solver,
+    ascend,
+    descend,
+    follow_energy,
+    generator_for,
+    low_frequencies,
+    match_low_frequencies,
+    sample,
+    sample_jobs,
+    with_guidance,
+)
+from augmint.errors import AugmintError
+from augmint.imaging.style import bezier_towards, match_histogram, swap_amplitude
+from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
+from augmint.imaging.working import WorkingGrid, center
+from augmint.methods.protocol import DatasetFacts, NetworkSpec, Samples
+from augmint.methods.shift_strength import LEVELS, Calibration, change_taper
+from augmint.precision import autocast
+
+Translator = Literal["sdedit", "ilvr", "inversion", "energy", "histogram", "fourier", "bezier"]
+TRANSLATORS: tuple[Translator, ...] = Translator.__args__  # type: ignore[attr-defined]
+CURVES = {"histogram": match_histogram, "bezier": bezier_towards}
+PLAIN: Mapping[str, Callable[..., Tensor]] = {**CURVES, "fourier": swap_amplitude}
+# How often the mask is hidden from the network while it is fitted: at a new centre nobody has one.
+HIDE_MASK = 0.5
+# Cases whose planes are translated together, so that batches are full.
+TOGETHER = 32
+SOURCE, FOREIGN = 1.0, -1.0
+
+
+@dataclass(frozen=True)
+class ReferenceShift:
+    """Reference images as the source's scanner would have taken them, anatomy kept.
+
+    Attributes:
+        translator: `sdedit` (noised to the strength's level and denoised), `ilvr` (likewise, its
+            low frequencies held to the reference's), `inversion` (integrated up to that level and
+            back, upwards as the foreign scanner's where the fit saw unlabelled images of it),
+            `energy` (SDEdit that turns away from the foreign scanner; its fit needs such images),
+            or without a network `histogram`, `fourier` or `bezier`.
+        strength: Level that the walk starts from, or share of what is changed without a network; 0
+            takes what was calibrated.
+        movement: Pixels that contours may move on average on source images; calibrates the
+            largest strength.
+        num_steps: Of the walk; `inversion` walks it twice, `energy` evaluates twice a step.
+        solver: euler, heun or multistep.
+        factor: Of `ilvr` and `energy`: frequencies below 1 / factor of the sampling rate are held.
+        repulsion: Of `energy`: how strongly it turns away from the foreign scanner.
+        attraction: Of `energy`: how strongly low frequencies are held to the reference's.
+        use_masks: Show the network the masks of references that have one, when a synthetic dataset
+            is generated.
+        network: Size of the denoiser: tiny, small, medium or large.
+        stem: Pixel-unshuffle factor in front of it.
+        fit_warp: How far image and mask are warped together while fitting.
+        batch_size: Images per sampling batch, volumes count an eighth of it; part of the signature
+            under which bytes repeat.
+    """
+
+    keeps_pixels: ClassVar[bool] = True
+    calibrated: ClassVar[bool] = True
+
+    translator: Translator = "sdedit"
+    strength: float = 0.0
+    movement: float = 0.5
+    num_steps: int = 6
+    solver: Solver = "multistep"
+    factor: int = 8
+    repulsion: float = 1.0
+    attraction: float = 0.5
+    use_masks: bool = True
+    network: Size = "small"
+    stem: int = 2
+    fit_warp: float = 0.5
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        rules = {
+            "translator": (self.translator in TRANSLATORS, f"one of {', '.join(TRANSLATORS)}"),
+            "strength": (0 <= self.strength <= 1, "from 0 to 1"),
+            "movement": (self.movement > 0, "above 0"),
+            "num_steps": (self.num_steps >= 1, "1 or more"),
+            "factor": (self.factor >= 2, "2 or more"),
+            "repulsion": (self.repulsion >= 0, "0 or more"),
+            "attraction": (0 <= self.attraction <= 1, "from 0 to 1"),
+            "stem": (self.stem >= 1, "1 or more"),
+            "fit_warp": (self.fit_warp >= 0, "0 or more"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+        }
+        for name, (holds, rule) in rules.items():
+            if not holds:
+                raise AugmintError(f"reference_shift: {name} is {rule}; got {getattr(self, name)}")
+
+    @property
+    def learned(self) -> bool:
+        """Whether the translator needs the network."""
+        return self.translator not in PLAIN
+
+    def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:
+        """A denoiser of source images, told what is known of mask, slice position and scanner."""
+        if not self.learned:
+            return {}
+        config = NetworkConfig(
+            dims=facts.grid.dims,
+            channels=facts.channels,
+            condition_channels=facts.num_classes + 2,
+            size=self.network,
+            stem=self.stem,
+        )
+
+        def example(samples: Samples, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            count, canvas = len(samples.images), samples.images.shape[2:]
+            grid = random_warp(
+                WarpRange().scaled(self.fit_warp), count, canvas, facts.grid.window, generator
+            )
+            masks = warp_mask(samples.masks, grid, facts.num_classes)
+            known = torch.ones(count).bool() if samples.labelled is None else samples.labelled
+            shown = known & (torch.rand(count, generator=generator) >= HIDE_MASK)
+            origin = torch.where(known, SOURCE, FOREIGN)
+            given = condition(masks, shown, samples.positions, origin, facts.num_classes)
+            return warp_image(samples.images, grid), given
+
+        return {"image": NetworkSpec(config=config, example=example, keeps_unlabelled=True)}
+
+    def generate(
+        self,
+        networks: Mapping[str, Any],
+        orders: Iterable[tuple[Case, int]],
+        facts: DatasetFacts,
+        *,
+        seed: int,
+    ) -> Iterator[Case]:
+        """Source-like images of references, masks kept; one for each order, in their order.
+
+        Every image is shifted, by `strength` or as far as contours stay.
+
+        Args:
+            networks: {"image": the denoiser, "calibration": of the fit}.
+            orders: labelled cases on the canvas of `facts.grid`, each with the number of the copy.
+            facts: those that the network was fitted with.
+            seed: with the case and the copy it seeds every draw.
+        """
+        largest = self.strength or self._calibrated(networks)
+        if not largest:
+            raise AugmintError(
+                f"reference_shift: {self.translator} moves contours by more than "
+                f"{self.movement:g} px at every strength, so none was calibrated; set strength, "
+                "choose another translator, or fit longer"
+            )
+        for group in _groups(orders, TOGETHER):
+            shifts = [Shift(case, copy, largest) for case, copy in group]
+            yield from self.translate(networks, shifts, facts, seed=seed, masks=self.use_masks)
+
+    def adapt(
+        self, networks: Mapping[str, Any], cases: Iterable[Case], facts: DatasetFacts, *,
+        seed: int, copies: int = 1,
+    ) -> Iterator[list[Case]]:  # fmt: skip
+        """Images of another scanner shifted towards the source, each as far as it needs.
+
+        An image that looks like the source comes back as it was. Masks are never looked at.
+
+        Args:
+            networks: {"image": the denoiser, "calibration": of the fit}.
+            cases: On the canvas of `facts.grid`.
+            facts: Those that the network was fitted with.
+            seed: With the case and the copy it seeds every draw.
+            copies: Translations of each case, under other noise.
+
+        Yields:
+            The translations of a case, in the order of the cases.
+        """
+        calibration: Calibration = networks["calibration"]
+        largest = self._calibrated(networks)
+        for group in _groups(cases, TOGETHER):
+            bare = [replace(case, mask=None) for case in group]
+            chosen: list[tuple[float, tuple[float, ...]]]
+            if self.strength or not self.learned:
+                chosen = [(self.strength or largest, ()) for _ in bare]
+            else:
+                errors = denoising_errors(networks, bare, facts, self.batch_size)
+                chosen = [(calibration.strength_for(e, largest), tuple(e)) for e in errors]
+            shifts = [
+                Shift(case, copy, strength, found)
+                for case, (strength, found) in zip(bare, chosen)
+                for copy in range(copies if strength else 1)
+            ]
+            made = self.translate(networks, shifts, facts, seed=seed, masks=False)
+            for _, (strength, _) in zip(bare, chosen):
+                yield list(islice(made, copies if strength else 1))
+
+    def _calibrated(self, networks: Mapping[str, Any]) -> float:
+        return float(networks["calibration"].strengths.get(self.translator, 0.0))
+
+    def translate(
+        self, networks: Mapping[str, Any], shifts: Sequence[Shift], facts: DatasetFacts, *,
+        seed: int, masks: bool,
+    ) -> Iterator[Case]:  # fmt: skip
+        """The shifted cases on the window; those of strength 0 as they are.
+
+        Args:
+            networks: The denoiser and the calibration.
+            shifts: What to shift how far.
+            facts: Those that the network was fitted with.
+            seed: With the case and the copy it seeds every draw.
+            masks: Show the network the masks of cases that have one.
+        """
+        planes: dict[int, Tensor] = {}
+        by_strength: dict[float, list[Job]] = {}
+        for number, shift in enumerate(shifts):
+            window = on_window(shift.case, facts)
+            images, given = _planes(window, facts, SOURCE, masks)
+            if not shift.strength:
+                planes[number] = images
+            elif not self.learned:
+                style = networks["calibration"].style
+                planes[number] = PLAIN[self.translator](images, style, shift.strength)
+            else:
+                key = (seed, shift.case.case_id, shift.copy)
+                # One noise for all slices of a volume: what it makes of them stays consistent.
+                noise = torch.randn(images.shape[1:], generator=generator_for(*key))
+                jobs = by_strength.setdefault(shift.strength, [])
+                for image, told in zip(images, given):
+                    jobs.append(Job(noise, torch.cat([image, told]), (number, *key)))
+        batch = self.batch_size if facts.grid.dims == 2 else max(1, self.batch_size // 8)
+        made: dict[int, list[Tensor]] = {}
+        for strength, jobs in by_strength.items():
+            run = self._runner(networks, facts, strength)
+            for job, image in sample_jobs(jobs, run, batch_size=batch):
+                made.setdefault(int(str(job.key[0])), []).append(image)
+        for number, shift in enumerate(shifts):
+            found = planes.get(number)
+            found = torch.stack(made.pop(number)) if found is None else found
+            yield self._finished(shift, found, facts, seed)
+
+    def _runner(
+        self, networks: Mapping[str, Any], facts: DatasetFacts, strength: float
+    ) -> Callable[[Sequence[Job]], Tensor]:
+        """What translates a full batch of planes."""
+        network = networks["image"]
+        device = next(network.parameters()).device
+        walk = descend(self.num_steps, start=strength, solver=self.solver)
+
+        def run(jobs: Sequence[Job]) -> Tensor:
+            noise = torch.stack([j.noise for j in jobs]).to(device)
+            given = torch.stack([j.given for j in jobs]).to(device)
+            reference, told = given[:, : facts.channels], given[:, facts.channels :]
+            foreign = told.clone()
+            foreign[:, -1] = FOREIGN
+            fresh = Noise([generator_for(*j.key[1:], "guide") for j in jobs])
+            scale = 1 + self.repulsion if self.translator == "energy" else 1.0
+            denoise = with_guidance(network, told, scale=scale, null=foreign)
+            with autocast(device, "auto"):
+                if self.translator == "inversion":
+                    up = ascend(self.num_steps, stop=strength, solver=self.solver)
+                    # What the network was never shown it takes for unknown.
+                    below = with_guidance(network, foreign if facts.unlabelled else 0 * told)
+                    x = sample(lambda x, t: below(x, t).float(), reference, up)
+                else:
+                    start = torch.full((len(jobs),), strength, device=device)
+                    x = add_noise(reference, noise, start)
+                guides = self._guides(reference, noise, fresh)
+                x = sample(lambda x, t: denoise(x, t).float(), x, walk, guides=guides)
+            return x.clamp(-1, 1)
+
+        return run
+
+    def _guides(self, reference: Tensor, noise: Tensor, fresh: Noise) -> list[Guide]:
+        if self.translator == "ilvr":
+            return [match_low_frequencies(reference, self.factor, fresh)]
+        if self.translator == "energy" and self.attraction:
+
+            def gradient(x: Tensor, t: float) -> Tensor:
+                level = torch.full((len(x),), t, device=x.device)
+                held = add_noise(reference, noise, level)
+                return low_frequencies(x - held, self.factor)
+
+            return [follow_energy(gradient, self.attraction)]
+        return []
+
+    def evaluations(self, planes: int, strength: float, looked: bool) -> int:
+        """Evaluations of the network for a case with so many planes.
+
+        Args:
+            planes: Slices of the case.
+            strength: That it was shifted by; 0 for not at all.
+            looked: Whether its denoising errors were measured.
+        """
+        walk = descend(self.num_steps, start=strength or 1.0, solver=self.solver).evaluations
+        if self.translator == "inversion":
+            walk += ascend(self.num_steps, stop=strength or 1.0, solver=self.solver).evaluations
+        if self.translator == "energy":
+            walk *= 2
+        return planes * (walk * bool(strength and self.learned) + len(LEVELS) * looked)
+
+    def _finished(self, shift: Shift, planes: Tensor, facts: DatasetFacts, seed: int) -> Case:
+        case = on_window(shift.case, facts)
+        by_slice = facts.grid.dims == 2 and case.dims == 3
+        walk = descend(self.num_steps, start=shift.strength or 1.0, solver=self.solver)
+        details: dict[str, float | str] = {
+            "translator": self.translator, "strength": shift.strength,
+        }  # fmt: skip
+        details |= {f"error_{level:g}": e for level, e in zip(LEVELS, shift.errors)}
+        return replace(
+            case,
+            image=planes.movedim(0, -1) if by_slice else planes[0],
+            case_id=f"{case.case_id}__s{seed}_c{shift.copy}",
+            provenance=Provenance(
+                source_case=case.case_id,
+                method="reference_shift",
+                seed=seed,
+                copy=shift.copy,
+                walk=str(walk) if self.learned and shift.strength else "",
+                evaluations=self.evaluations(
+                    # The first of several translations stands for the look that all of them share.
+                    len(planes),
+                    shift.strength,
+                    bool(shift.errors) and not shift.copy,
+                ),
+                details=details,
+            ),
+        )
+
+    def to_native(self, new: Case, source: Case, grid: WorkingGrid) -> Case:
+        """The source on its own grid with the change that was made of it on the window.
+
+        Detail finer than the working grid and what lies outside the window stay, and the mask
+        stays bit by bit. A curve of intensities is the same for all pixels, in the window or not.
+        """
+        before = grid.to_working(replace(source, mask=None), shape=grid.window).image
+        image = source.image
+        if self.translator in CURVES:
+            image = torch.stack(
+                [_same_curve(b, n, i) for b, n, i in zip(before, new.image, source.image)]
+            )
+        elif not torch.equal(before, new.image):
+            image = (source.image + _change(new.image - before, source.grid, grid)).clamp(-1, 1)
+        return replace(new, image=image, mask=source.mask, grid=source.grid, frame=None)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """A case on the canvas to shift: which copy, how far, and the errors that said so."""
+
+    case: Case
+    copy: int
+    strength: float
+    errors: tuple[float, ...] = ()
+
+
+def condition(
+    masks: Tensor, shown: Tensor, positions: Tensor, origin: Tensor, num_classes: int
+) -> Tensor:
+    """What the denoiser is told; zeros stand for what it is not.
+
+    Args:
+        masks: (B, *spatial) int64.
+        shown: (B,) whether it is told the mask.
+        positions: (B,) of slices in their volumes, in [-1, 1].
+        origin: (B,) 1 for the source's scanner, -1 for another.
+        num_classes: Background included.
+
+    Returns:
+        (B, num_classes + 2, *spatial) float32: classes, position, origin.
+    """
+    spatial = masks.shape[1:]
+    axes = [1] * len(spatial)
+    classes = one_hot(masks.long(), num_classes).movedim(-1, 1) * shown.reshape(-1, 1, *axes)
+    planes = torch.stack([positions, origin], 1).reshape(-1, 2, *axes).expand(-1, 2, *spatial)
+    return torch.cat([classes.float(), planes.float()], 1)
+
+
+@torch.no_grad()
+def denoising_errors(
+    networks: Mapping[str, Any], cases: Sequence[Case], facts: DatasetFacts, batch_size: int
+) -> list[list[float]]:
+    """How wrong the network is about each case at `LEVELS`: what it knows well it denoises well.
+
+    One noise for all, so that errors differ by the images alone.
+
+    Args:
+        networks: {"image": the denoiser}.
+        cases: On the canvas.
+        facts: Those that the network was fitted with.
+        batch_size: Of planes.
+
+    Returns:
+        For each case the mean squared error of the velocity at each level.
+    """
+    network = networks["image"]
+    device = next(network.parameters()).device
+    found: list[list[float]] = [[] for _ in cases]
+    for level in LEVELS:
+        jobs: list[Job] = []
+        for number, case in enumerate(cases):
+            images, given = _planes(on_window(case, facts), facts, SOURCE, False)
+            noise = torch.randn(images.shape[1:], generator=generator_for("error", level))
+            jobs += [Job(noise, torch.cat([i, g]), (number,)) for i, g in zip(images, given)]
+
+        def run(jobs: Sequence[Job], level: float = level) -> Tensor:
+            noise = torch.stack([j.noise for j in jobs]).to(device)
+            given = torch.stack([j.given for j in jobs]).to(device)
+            x_0, told = given[:, : facts.channels], given[:, facts.channels :]
+            t = torch.full((len(jobs),), level, device=device)
+            with autocast(device, "auto"):
+                v = network(add_noise(x_0, noise, t), t, told).float()
+            return (v - velocity(x_0, noise)).square().flatten(1).mean(1)
+
+        sums: dict[int, list[float]] = {}
+        batch = batch_size if facts.grid.dims == 2 else max(1, batch_size // 8)
+        for job, error in sample_jobs(jobs, run, batch_size=batch):
+            sums.setdefault(int(str(job.key[0])), []).append(float(error))
+        for number, errors in sums.items():
+            found[number].append(sum(errors) / len(errors))
+    return found
+
+
+def on_window(case: Case, facts: DatasetFacts) -> Case:
+    """The centred window of a case on the canvas."""
+    by_slice = facts.grid.dims == 2 and case.dims == 3
+    image = case.image.movedim(-1, 0) if by_slice else case.image
+    image = center(image, facts.grid.window, -1.0)
+    mask = case.mask
+    if mask is not None:
+        mask = center(mask.movedim(-1, 0) if by_slice else mask, facts.grid.window, 0)
+        mask = mask.movedim(0, -1) if by_slice else mask
+    image = image.movedim(0, -1) if by_slice else image
+    grid = replace(case.grid, shape=tuple(image.shape[1:]))
+    return replace(case, image=image, mask=mask, grid=grid)
+
+
+def _planes(window: Case, facts: DatasetFacts, origin: float, masks: bool) -> tuple[Tensor, Tensor]:
+    """Images (Z, C, *window) and conditions of a case's slices; of a frame or a 3-D case one."""
+    by_slice = facts.grid.dims == 2 and window.dims == 3
+    images = window.image.movedim(-1, 0) if by_slice else window.image[None]
+    shown = masks and window.mask is not None
+    mask = window.mask if window.mask is not None else torch.zeros(window.image.shape[1:]).long()
+    mask = mask.movedim(-1, 0) if by_slice else mask[None]
+    count = len(images)
+    told = condition(
+        mask,
+        torch.full((count,), shown),
+        torch.tensor([slice_position(z, count) for z in range(count)]),
+        torch.full((count,), origin),
+        facts.num_classes,
+    )
+    return images, told
+
+
+def _same_curve(before: Tensor, after: Tensor, image: Tensor) -> Tensor:
+    """An image through the curve that took the pixels `before` to those `after`."""
+    import numpy as np
+
+    knots, first = np.unique(before.flatten().numpy(), return_index=True)
+    values = after.flatten().numpy()[first]
+    mapped = np.interp(image.numpy(), knots, values)
+    return torch.from_numpy(mapped).to(image).clamp(-1, 1)
+
+
+def _change(change: Tensor, native: Grid, grid: WorkingGrid) -> Tensor:
+    """A change on the window (C, *window[, Z]) as one of the native image."""
+    frame = grid.resampled_shape(native)
+    change = change * _spread(change_taper(grid.window, frame), change, grid)
+    if grid.dims == 3 or native.dims == 2:
+        return grid.change_to_native(change, native)
+    axis = native.slice_axis
+    return torch.stack([grid.change_to_native(c, native) for c in change.unbind(-1)], axis + 1)
+
+
+def _spread(weight: Tensor, change: Tensor, grid: WorkingGrid) -> Tensor:
+    return weight[..., None] if change.ndim - 1 > grid.dims else weight
+
+
+def _groups(source: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    stream = iter(source)
+    while group := list(islice(stream, size)):
+        yield group

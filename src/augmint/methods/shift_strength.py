@@ -1,0 +1,149 @@
+"""How far an image is shifted: as far as it looks foreign, and no further than contours stay.
+
+Both are learned from source images that no network was fitted on. Their denoising errors say what a
+source image looks like to the network; a segmenter says at which strength its contours move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from augmint.errors import AugmintError
+from augmint.imaging.style import Style
+from augmint.weights import read_folder, write_folder
+
+LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""Noise levels at which an image is looked at, and the strengths of a shift."""
+# Of the two-sided interval that a further source image lies in, at all levels together.
+COVERAGE = 0.95
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What source images that no network was fitted on say about strengths.
+
+    Attributes:
+        mean: Of the logarithm of a case's denoising error, at each of `LEVELS`; empty for a method
+            without a network.
+        deviation: Its standard deviation over cases.
+        limit: How many deviations from the mean a further source case may lie at any level.
+        strengths: Translator to the largest strength at which contours stay; 0 where none does.
+        movement: Translator to, for each strength, how far contours move, in pixels.
+        patients: On whom this was measured.
+        style: Of the source images, for the translators without a network.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+    limit: float
+    strengths: Mapping[str, float]
+    movement: Mapping[str, Mapping[str, float]]
+    patients: tuple[str, ...]
+    style: Style
+
+    def deviations(self, errors: Sequence[float]) -> list[float]:
+        """How many standard deviations errors at `LEVELS` lie from those of source cases."""
+        logs = torch.tensor(errors, dtype=torch.float64).log()
+        apart = (logs - torch.tensor(self.mean)) / torch.tensor(self.deviation)
+        return [float(a) for a in apart]
+
+    def strength_for(self, errors: Sequence[float], largest: float) -> float:
+        """The strength that an image needs; 0 for one that looks like the source.
+
+        Noise hides what tells two scanners apart, fine things first. The strength is the least
+        level from which on the network sees no difference any more, or the largest allowed.
+
+        Args:
+            errors: Of a case, at `LEVELS`.
+            largest: Above it contours would move.
+        """
+        outside = [abs(z) > self.limit for z in self.deviations(errors)]
+        if not any(outside):
+            return 0.0
+        last = max(i for i, out in enumerate(outside) if out)
+        needed = LEVELS[min(last + 1, len(LEVELS) - 1)]
+        return min(needed, largest)
+
+
+def limit_of(cases: int) -> float:
+    """Deviations within which a further case lies at all `LEVELS` with probability `COVERAGE`.
+
+    A prediction interval with Student's t, divided over the levels by Bonferroni.
+
+    Args:
+        cases: That mean and deviation come from, 2 or more.
+    """
+    from scipy.stats import t
+
+    quantile = 1 - (1 - COVERAGE) / (2 * len(LEVELS))
+    return float(t.ppf(quantile, cases - 1) * (1 + 1 / cases) ** 0.5)
+
+
+def source_errors(errors: Sequence[Sequence[float]]) -> tuple[list[float], list[float], float]:
+    """Mean and deviation of the logarithm of errors (cases, levels), and the limit for others."""
+    if len(errors) < 2:
+        raise AugmintError(
+            f"a strength is calibrated on 2 source cases or more that nothing was fitted on; got "
+            f"{len(errors)}; give more training patients"
+        )
+    logs = torch.tensor(errors, dtype=torch.float64).log()
+    return logs.mean(0).tolist(), logs.std(0).tolist(), limit_of(len(errors))
+
+
+def largest_strength(movement: Mapping[float, float], allowed: float) -> float:
+    """The largest strength up to which contours never move further than allowed; 0 if none."""
+    best = 0.0
+    for strength in sorted(movement):
+        if not movement[strength] <= allowed:
+            break
+        best = strength
+    return best
+
+
+def save_calibration(folder: Path, found: Calibration) -> None:
+    """Write it to a folder, as one rename."""
+    facts: dict[str, Any] = {
+        "mean": list(found.mean), "deviation": list(found.deviation), "limit": found.limit,
+        "strengths": dict(found.strengths),
+        "movement": {name: dict(rows) for name, rows in found.movement.items()},
+        "patients": list(found.patients), "levels": list(LEVELS),
+    }  # fmt: skip
+    write_folder(folder, {"style": found.style.to_tensors()}, facts)
+
+
+def load_calibration(folder: Path) -> Calibration:
+    """The converse of `save_calibration`.
+
+    Raises:
+        AugmintError: if the folder is missing or damaged.
+    """
+    tensors, facts = read_folder(folder, "style")
+    return Calibration(
+        tuple(facts["mean"]), tuple(facts["deviation"]), facts["limit"], facts["strengths"],
+        facts["movement"], tuple(facts["patients"]), Style.from_tensors(tensors["style"]),
+    )  # fmt: skip
+
+
+def change_taper(window: Sequence[int], frame: Sequence[int], width: int = 6) -> Tensor:
+    """(*window) weights of a change: 1 inside, falling to 0 at sides that cut through the frame.
+
+    Args:
+        window: Where the image was changed.
+        frame: What of the canvas the image covers; where it is no larger, nothing is cut.
+        width: Pixels of the fall.
+    """
+    weight = torch.ones(tuple(window))
+    for axis, (n, covered) in enumerate(zip(window, frame)):
+        if covered <= n:
+            continue
+        steps = torch.arange(n, dtype=torch.float32)
+        near = torch.minimum(steps, n - 1 - steps) + 0.5
+        ramp = 0.5 - 0.5 * torch.cos(torch.pi * (near / width).clamp(max=1))
+        weight = weight * ramp.reshape(-1, *[1] * (len(window) - axis - 1))
+    return weight
