@@ -103,7 +103,7 @@ def adapt(
     refuse_existing(Path(out))
     with output_folder(Path(out), request, resume=resume) as folder:
         writer = _Writer(fitted, dataset, folder, judge, largest_component, where)
-        todo = [i for i in target.items if not writer.row_of(i).exists()]
+        todo = _unfinished(target, writer)
         done = len(target) - len(todo)
         with talk.bar("adapt", len(target)) as update:
             for item, native, made in _shifted(fitted, target, todo, seed, repeats):
@@ -119,6 +119,13 @@ def adapt(
     if judge is not None:
         talk.say(f"wrote the masks that {segmenter} finds in them to {out}/predictions")
     return Path(out)
+
+
+def _unfinished(target: Dataset, writer: _Writer) -> list[Item]:
+    """The cases of patients who are not finished, patient by patient: they are judged together."""
+    open_ = {i.patient_id for i in target.items if not writer.row_of(i).exists()}
+    left = [i for i in target.items if i.patient_id in open_]
+    return sorted(left, key=lambda item: (item.patient_id, item.case_id))
 
 
 def _shifted(

@@ -22,6 +22,7 @@ from augmint.methods.reference_shift import (
     TRANSLATORS,
     ReferenceShift,
     Shift,
+    by_patient,
     denoising_errors,
     on_window,
 )
@@ -40,19 +41,20 @@ from augmint.segmentation.networks import Segmenter
 from augmint.segmentation.predict import predict_probabilities
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
 
-SHARE, LEAST = 0.2, 2
+# Of the patients, kept from the fit; the interval of so few is wide, that of two useless.
+SHARE, LEAST = 0.2, 3
 # Cases whose contours are watched; more would make the means hardly surer.
 WATCHED = 12
 # Strengths of the translators without a network.
 WEIGHTS: Mapping[str, Sequence[float]] = {
     "histogram": (0.25, 0.5, 0.75, 1.0),
     "bezier": (0.25, 0.5, 0.75, 1.0),
-    "fourier": (0.02, 0.05, 0.1, 0.15),
+    "fourier": (0.05, 0.1, 0.2, 0.3),
 }
 
 
 def patients_for_calibration(patients: Sequence[str], seed: int) -> tuple[str, ...]:
-    """Who is kept from the fit: a fifth of the patients, at least two.
+    """Who is kept from the fit: a fifth of the patients, at least three.
 
     Raises:
         AugmintError: if fewer than two would be left to fit on.
@@ -105,7 +107,8 @@ def calibrate(
     limit = 0.0
     if method.learned:
         errors = denoising_errors(parts, cases, facts, method.batch_size)
-        mean, deviation, limit = source_errors(errors)
+        pooled = by_patient(cases, errors, facts)
+        mean, deviation, limit = source_errors(list(pooled.values()))
     bare = Calibration(
         tuple(mean), tuple(deviation), limit, {}, {}, tuple(sorted(held)), style
     )  # fmt: skip

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -54,7 +54,7 @@ PLAIN: Mapping[str, Callable[..., Tensor]] = {**CURVES, "fourier": swap_amplitud
 # How often the mask is hidden from the network while it is fitted: at a new centre nobody has one.
 HIDE_MASK = 0.5
 # Cases whose planes are translated together, so that batches are full.
-TOGETHER = 32
+TOGETHER = 16
 SOURCE, FOREIGN = 1.0, -1.0
 
 
@@ -186,11 +186,12 @@ class ReferenceShift:
     ) -> Iterator[list[Case]]:  # fmt: skip
         """Images of another scanner shifted towards the source, each as far as it needs.
 
-        An image that looks like the source comes back as it was. Masks are never looked at.
+        A patient's images come from one scanner and are judged and shifted alike; those of one
+        who looks like the source come back as they were. Masks are never looked at.
 
         Args:
             networks: {"image": the denoiser, "calibration": of the fit}.
-            cases: On the canvas of `facts.grid`.
+            cases: On the canvas of `facts.grid`, those of a patient one after the other.
             facts: Those that the network was fitted with.
             seed: With the case and the copy it seeds every draw.
             copies: Translations of each case, under other noise.
@@ -200,14 +201,18 @@ class ReferenceShift:
         """
         calibration: Calibration = networks["calibration"]
         largest = self._calibrated(networks)
-        for group in _groups(cases, TOGETHER):
+        for group in _whole_patients(cases, TOGETHER):
             bare = [replace(case, mask=None) for case in group]
             chosen: list[tuple[float, tuple[float, ...]]]
             if self.strength or not self.learned:
                 chosen = [(self.strength or largest, ()) for _ in bare]
             else:
                 errors = denoising_errors(networks, bare, facts, self.batch_size)
-                chosen = [(calibration.strength_for(e, largest), tuple(e)) for e in errors]
+                pooled = by_patient(bare, errors, facts)
+                chosen = [
+                    (calibration.strength_for(pooled[case.patient_id], largest), tuple(own))
+                    for case, own in zip(bare, errors)
+                ]
             shifts = [
                 Shift(case, copy, strength, found)
                 for case, (strength, found) in zip(bare, chosen)
@@ -244,8 +249,8 @@ class ReferenceShift:
                 style = networks["calibration"].style
                 planes[number] = PLAIN[self.translator](images, style, shift.strength)
             else:
-                key = (seed, shift.case.case_id, shift.copy)
-                # One noise for all slices of a volume: what it makes of them stays consistent.
+                key = (seed, shift.case.patient_id, shift.copy)
+                # One noise for all slices of a patient: what it makes of them stays consistent.
                 noise = torch.randn(images.shape[1:], generator=generator_for(*key))
                 jobs = by_strength.setdefault(shift.strength, [])
                 for image, told in zip(images, given):
@@ -443,6 +448,20 @@ def denoising_errors(
     return found
 
 
+def by_patient(
+    cases: Sequence[Case], errors: Sequence[Sequence[float]], facts: DatasetFacts
+) -> dict[str, list[float]]:
+    """Patient -> the mean of its slices' errors at `LEVELS`; errors are those of the cases."""
+    sums: dict[str, tuple[list[float], int]] = {}
+    for case, own in zip(cases, errors):
+        slices = case.image.shape[-1] if facts.grid.dims == 2 and case.dims == 3 else 1
+        total, count = sums.get(case.patient_id, ([0.0] * len(own), 0))
+        sums[case.patient_id] = (
+            [t + slices * e for t, e in zip(total, own)], count + slices
+        )  # fmt: skip
+    return {patient: [t / count for t in total] for patient, (total, count) in sums.items()}
+
+
 def on_window(case: Case, facts: DatasetFacts) -> Case:
     """The centred window of a case on the canvas."""
     by_slice = facts.grid.dims == 2 and case.dims == 3
@@ -497,6 +516,18 @@ def _change(change: Tensor, native: Grid, grid: WorkingGrid) -> Tensor:
 
 def _spread(weight: Tensor, change: Tensor, grid: WorkingGrid) -> Tensor:
     return weight[..., None] if change.ndim - 1 > grid.dims else weight
+
+
+def _whole_patients(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:
+    """Cases in groups of at least so many that part no patient; the last may be smaller."""
+    held: list[Case] = []
+    for _, own in groupby(cases, key=lambda case: case.patient_id):
+        held += own
+        if len(held) >= size:
+            yield held
+            held = []
+    if held:
+        yield held
 
 
 def _groups(source: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -20,7 +20,8 @@ from augmint.weights import read_folder, write_folder
 
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Noise levels at which an image is looked at, and the strengths of a shift."""
-# Of the two-sided interval that a further source image lies in, at all levels together.
+# Of the two-sided interval that a further source patient lies in. Errors at all levels tell much
+# the same of a patient (they correlate by more than 0.9), so they share one interval.
 COVERAGE = 0.95
 
 
@@ -29,10 +30,10 @@ class Calibration:
     """What source images that no network was fitted on say about strengths.
 
     Attributes:
-        mean: Of the logarithm of a case's denoising error, at each of `LEVELS`; empty for a method
-            without a network.
-        deviation: Its standard deviation over cases.
-        limit: How many deviations from the mean a further source case may lie at any level.
+        mean: Of the logarithm of a patient's denoising error, at each of `LEVELS`; empty for a
+            method without a network.
+        deviation: Its standard deviation over patients.
+        limit: How many deviations from the mean a further source patient may lie at any level.
         strengths: Translator to the largest strength at which contours stay; 0 where none does.
         movement: Translator to, for each strength, how far contours move, in pixels.
         patients: On whom this was measured.
@@ -48,7 +49,7 @@ class Calibration:
     style: Style
 
     def deviations(self, errors: Sequence[float]) -> list[float]:
-        """How many standard deviations errors at `LEVELS` lie from those of source cases."""
+        """How many standard deviations errors at `LEVELS` lie from those of source patients."""
         logs = torch.tensor(errors, dtype=torch.float64).log()
         apart = (logs - torch.tensor(self.mean)) / torch.tensor(self.deviation)
         return [float(a) for a in apart]
@@ -60,7 +61,7 @@ class Calibration:
         level from which on the network sees no difference any more, or the largest allowed.
 
         Args:
-            errors: Of a case, at `LEVELS`.
+            errors: Of a patient, at `LEVELS`.
             largest: Above it contours would move.
         """
         outside = [abs(z) > self.limit for z in self.deviations(errors)]
@@ -71,26 +72,25 @@ class Calibration:
         return min(needed, largest)
 
 
-def limit_of(cases: int) -> float:
-    """Deviations within which a further case lies at all `LEVELS` with probability `COVERAGE`.
+def limit_of(patients: int) -> float:
+    """Deviations from the mean within which a further patient lies with probability `COVERAGE`.
 
-    A prediction interval with Student's t, divided over the levels by Bonferroni.
+    A prediction interval with Student's t.
 
     Args:
-        cases: That mean and deviation come from, 2 or more.
+        patients: That mean and deviation come from, 2 or more.
     """
     from scipy.stats import t
 
-    quantile = 1 - (1 - COVERAGE) / (2 * len(LEVELS))
-    return float(t.ppf(quantile, cases - 1) * (1 + 1 / cases) ** 0.5)
+    return float(t.ppf((1 + COVERAGE) / 2, patients - 1) * (1 + 1 / patients) ** 0.5)
 
 
 def source_errors(errors: Sequence[Sequence[float]]) -> tuple[list[float], list[float], float]:
-    """Mean and deviation of the logarithm of errors (cases, levels), and the limit for others."""
+    """Mean and deviation of the logarithms of errors (patients, levels), and the limit."""
     if len(errors) < 2:
         raise AugmintError(
-            f"a strength is calibrated on 2 source cases or more that nothing was fitted on; got "
-            f"{len(errors)}; give more training patients"
+            f"a strength is calibrated on 2 source patients or more that nothing was fitted on; "
+            f"got {len(errors)}; give more training patients"
         )
     logs = torch.tensor(errors, dtype=torch.float64).log()
     return logs.mean(0).tolist(), logs.std(0).tolist(), limit_of(len(errors))
