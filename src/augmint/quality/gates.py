@@ -9,7 +9,7 @@ where they reject nothing, wherever some are known.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,14 +233,13 @@ def fit_copies(
         names = sorted({p.patient for p in known})
         lenders = set(names[:: -(-len(names) // LENDERS)])
         asked = [p for p in known if p.patient in lenders]
-        with talk.bar("how like real patients are", len(asked)) as update:
-            try:
-                found = calibrate(index, _counted(asked, update))
-            except AugmintError as error:
-                raise AugmintError(
-                    f"--gates copies: {error} Patients with an image that is stored under another "
-                    "name do not count. Leave copies out of --gates where there are no more"
-                ) from error
+        try:
+            found = calibrate(index, talk.counted("how like real patients are", asked, len(asked)))
+        except AugmintError as error:
+            raise AugmintError(
+                f"--gates copies: {error} Patients with an image that is stored under another "
+                "name do not count. Leave copies out of --gates where there are no more"
+            ) from error
         for match in found.doubles:
             talk.say(f"WARNING: {match.name} is {match.real}, stored under another patient's name")
         facts = {
@@ -250,12 +249,6 @@ def fit_copies(
         write_text(path, json.dumps(facts, indent=1))
     facts = json.loads(path.read_text(encoding="utf-8"))
     return CopyGate(index, float(facts["threshold"]), facts, keeps_pixels)
-
-
-def _counted(pictures: Sequence[Picture], update: Any) -> Iterator[Picture]:
-    for number, picture in enumerate(pictures, start=1):
-        yield picture
-        update(number, "")
 
 
 def _pictures(cases: Iterable[Case], grid: WorkingGrid) -> Iterator[Picture]:
