@@ -201,6 +201,12 @@ def fit_validity(
     return ValidityGate(rules, limits, labels)
 
 
+def lenders(patients: Iterable[str]) -> frozenset[str]:
+    """The training patients that the threshold of copies is learned from."""
+    names = sorted(set(patients))
+    return frozenset(names[:: -(-len(names) // LENDERS)])
+
+
 def fit_copies(
     training: Iterable[Case],
     grid: WorkingGrid,
@@ -230,9 +236,8 @@ def fit_copies(
     index = index_pictures(known, device=device)
     path = folder / "copies.json"
     if not path.exists():
-        names = sorted({p.patient for p in known})
-        lenders = set(names[:: -(-len(names) // LENDERS)])
-        asked = [p for p in known if p.patient in lenders]
+        lent = lenders(p.patient for p in known)
+        asked = [p for p in known if p.patient in lent]
         try:
             found = calibrate(index, talk.counted("how like real patients are", asked, len(asked)))
         except AugmintError as error:
