@@ -6,6 +6,7 @@ import pytest
 
 from augmint.data.phantoms import make_phantoms
 from augmint.progress import Talk
+from augmint.quality.validity_rules import read_rules
 from augmint.segmentation.training import SegmenterConfig
 from augmint.study import estimate
 from augmint.study.estimate import estimate_study, in_words
@@ -127,3 +128,21 @@ def test_a_measured_study_takes_time(file):
     assert all(hours > 0 for hours in found["hours"].values())
     assert "nothing was written" in in_words(found)
     assert sorted(file.parent.rglob("*")) == before
+
+
+def test_rules_of_an_arm_are_asked_of_its_plan(file, monkeypatch):
+    (file.parent / "own.yaml").write_text("rules:\n  - area: {of: LV}\n")
+    ruled = file.with_name("ruled.yaml")
+    ruled.write_text(
+        STUDY.replace("copies: 3, steps: 30}", "copies: 3, gates: [validity], rules: own.yaml}")
+    )
+    seen = []
+
+    def generation(*rest, rules, steps, **named):
+        seen.append(None if rules is None else rules.fingerprint)
+        minutes = {"fit": 1.0, "gate": 1.0, "generate": 1.0}
+        return {"minutes": minutes, "steps": 20, "gate": {"steps": 20}, "dims": 2}
+
+    monkeypatch.setattr(estimate, "plan_augment", generation)
+    estimate_study(ruled, device="cpu", talk=QUIET)
+    assert set(seen) == {None, read_rules(file.parent / "own.yaml").fingerprint}

@@ -36,6 +36,7 @@ from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.quality.gates import check_enough_patients, check_gates, lenders
 from augmint.quality.memorisation import SHORTLIST, Picture, index_pictures, nearest
+from augmint.quality.validity import Rules
 from augmint.segment import segmenter_config
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
 
@@ -93,7 +94,7 @@ def plan_augment(
     device: str,
     talk: Talk,
     gates: Sequence[str] = ("agreement",),
-    rules: Path | str | None = None,
+    rules: Path | str | Rules | None = None,
 ) -> dict[str, Any]:
     """The plan of `augment`; arguments as there. Folds are taken to last as long as the first."""
     _free(out)

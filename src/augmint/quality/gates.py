@@ -143,7 +143,7 @@ class Gates:
 
 
 def check_gates(
-    gates: Collection[str], labels: Mapping[str, int], rules: Path | str | None = None
+    gates: Collection[str], labels: Mapping[str, int], rules: Path | str | Rules | None = None
 ) -> tuple[tuple[str, ...], Rules | None]:
     """The gates in their order and the anatomical rules, if any are known; ask before a fit.
 

@@ -11,6 +11,7 @@ from augmint.estimate import plan_augment, plan_segment
 from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.segment import segmenter_config
+from augmint.study.arms import rules_of
 from augmint.study.plan import Kind, Plan, open_part, plan_study
 from augmint.study.run import plan_in_words
 from augmint.study.spec import read_study
@@ -88,7 +89,7 @@ def _generations(units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk)
         open_part(a), None, method=a["method"], settings=a["settings"], copies=a["copies"],
         preset=a["preset"], patients=a["patients"], num_folds=0, held_fraction=0,
         steps=a["steps"], dims=a["dims"], seed=a["seed"], device=device, talk=talk,
-        gates=a.get("gates", GATES),
+        gates=a.get("gates", GATES), rules=rules_of(a),
     )  # fmt: skip
     real, cases = len(a["patients"]), len(a["patients"]) * a["copies"]
     gate = one["gate"]["steps"]
