@@ -24,7 +24,7 @@ from augmint.quality.validity import (
     through_grid,
 )
 from augmint.quality.validity_measures import Item, measure
-from augmint.quality.validity_rules import BUILT_IN, WORDS
+from augmint.quality.validity_rules import BUILT_IN, WORDS, Rules, choose_rules
 
 HEART = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
 APICAL = {"background": 0, "LV": 1, "MYO": 2, "LA": 3}
@@ -558,3 +558,18 @@ def test_held_out_real_hearts_have_no_defects_and_spoilt_ones_do(real_data):
         middle[row][middle[row] == data.labels["MYO"]] = 0
         told = judge_case(replace(case, mask=broken), data.labels, rules, limits)
         assert "MYO open around LV" in told.quantities
+
+
+def test_rules_survive_json_under_another_name():
+    for name in ("short-axis-heart", "apical-view"):
+        rules = read_rules(name)
+        again = Rules.from_json(json.loads(json.dumps(rules.to_json())), "again")
+        assert again.rules == rules.rules
+        assert (again.name, again.whole) == ("again", rules.whole)
+        assert again.fingerprint == rules.fingerprint
+    whole = parse_rules("whole: true\nrules:\n  - area: {of: LV}\n", "own")
+    again = Rules.from_json(whole.to_json(), "again")
+    assert again.whole
+    assert choose_rules(again, {"background": 0, "LV": 1}) is again
+    with pytest.raises(AugmintError, match="rules 'again': no label is named 'LV'"):
+        choose_rules(again, {"background": 0, "kidney": 1})

@@ -6,6 +6,7 @@ import pytest
 
 from augmint.data.phantoms import make_phantoms
 from augmint.progress import Talk
+from augmint.quality.validity_rules import read_rules
 from augmint.segmentation.training import SegmenterConfig
 from augmint.study import estimate
 from augmint.study.estimate import estimate_study, in_words
@@ -78,6 +79,32 @@ def test_units_scale_with_steps_patients_and_copies(file, monkeypatch):
     assert found["total_hours"] == pytest.approx(sum(found["hours"].values()), abs=2e-3)
 
 
+def test_the_search_for_copies_is_that_of_units_with_the_gate(tmp_path, monkeypatch):
+    make_phantoms("cine-mr", out=tmp_path / "train", patients=6, slices=3, size=32)
+    make_phantoms("cine-mr", out=tmp_path / "other", patients=2, seed=1, slices=3, size=32)
+    file = tmp_path / "study.yaml"
+    file.write_text(
+        STUDY.replace("sizes: [2, all]", "sizes: [5, all]").replace(
+            "copies: 3, steps: 30}", "copies: 3, steps: 10, gate_steps: 10, gates: [copies]}"
+        )
+    )
+    asked = []
+
+    def generation(data, out, *, patients, copies, steps, gates, **rest):
+        asked.append(tuple(gates))
+        minutes = {"fit": 0.0, "gate": 0.0, "generate": 0.0}
+        if "copies" in gates:
+            minutes["copies"] = 7.0 * len(patients) * (1 + copies)
+        return {"minutes": minutes, "steps": steps, "gate": {"steps": 20}, "dims": 2}
+
+    monkeypatch.setattr(estimate, "plan_augment", generation)
+    found = estimate_study(file, device="cpu", talk=QUIET)
+    assert sorted(asked) == [("agreement",), ("copies",)]
+    # Two draws of 5 patients and one of 6, of the arm with the gate alone.
+    search = 7.0 * (5 + 5 + 6) * (1 + 3)
+    assert found["hours"]["generate"] == pytest.approx(search / 60, abs=1e-3)
+
+
 def test_the_measured_part_is_what_units_open(file, monkeypatch):
     study = STUDY + "label_map: {LV: heart, MYO: heart}\n"
     mapped = file.with_name("mapped.yaml")
@@ -101,3 +128,21 @@ def test_a_measured_study_takes_time(file):
     assert all(hours > 0 for hours in found["hours"].values())
     assert "nothing was written" in in_words(found)
     assert sorted(file.parent.rglob("*")) == before
+
+
+def test_rules_of_an_arm_are_asked_of_its_plan(file, monkeypatch):
+    (file.parent / "own.yaml").write_text("rules:\n  - area: {of: LV}\n")
+    ruled = file.with_name("ruled.yaml")
+    ruled.write_text(
+        STUDY.replace("copies: 3, steps: 30}", "copies: 3, gates: [validity], rules: own.yaml}")
+    )
+    seen = []
+
+    def generation(*rest, rules, steps, **named):
+        seen.append(None if rules is None else rules.fingerprint)
+        minutes = {"fit": 1.0, "gate": 1.0, "generate": 1.0}
+        return {"minutes": minutes, "steps": 20, "gate": {"steps": 20}, "dims": 2}
+
+    monkeypatch.setattr(estimate, "plan_augment", generation)
+    estimate_study(ruled, device="cpu", talk=QUIET)
+    assert set(seen) == {None, read_rules(file.parent / "own.yaml").fingerprint}

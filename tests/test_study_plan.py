@@ -12,6 +12,8 @@ import pytest
 from augmint.data.dataset import open_dataset
 from augmint.data.phantoms import make_phantoms
 from augmint.errors import AugmintError
+from augmint.quality.validity_rules import read_rules
+from augmint.study.arms import rules_of
 from augmint.study.plan import NULL_SEED, _fingerprint, open_part, plan_study
 from augmint.study.spec import HELD_OUT, Study
 
@@ -403,3 +405,44 @@ def test_gates_are_checked_before_the_work_and_are_units_of_their_own(base):
     plan = plan_study(study_of(arms={"stack": {}, "a": arm(None), "b": arm(["validity"])}), base)
     gates = [u.arguments.get("gates") for u in plan.units.values() if u.kind == "generate"]
     assert gates.count(None) == gates.count(["validity"]) == 2
+
+
+def with_rules(rules, gates=("validity",)):
+    made = {"method": "mask_to_image", "copies": 1, "gates": list(gates), "rules": rules}
+    return study_of(arms={"stack": {}, "ours": {"synthetic": made}})
+
+
+def test_a_unit_is_named_by_what_its_rules_ask_wherever_they_stand(base, tmp_path):
+    def keys(text, name="a.yaml"):
+        (tmp_path / name).write_text(text)
+        plan = plan_study(with_rules(str(tmp_path / name)), base)
+        return {u.key for u in plan.units.values() if u.kind == "generate"}
+
+    one = keys("rules:\n  - area: {of: LV}\n")
+    assert keys("# a remark\nrules:\n  - area:\n      of: LV\n", "b.yaml") == one
+    assert not keys("rules:\n  - area: {of: LV, most: 900}\n") & one
+    plain = plan_study(with_rules(None), base)
+    assert not one & set(plain.units)
+    assert all("rules" not in u.arguments for u in plain.units.values())
+
+
+def test_rules_of_a_unit_are_those_of_the_file(base):
+    (base / "own.yaml").write_text("rules:\n  - encloses: {inner: LV, outer: MYO, also: RV}\n")
+    plan = plan_study(with_rules("own.yaml"), base)
+    (unit, *_) = (u for u in plan.units.values() if u.kind == "generate")
+    found = rules_of(json.loads(json.dumps(unit.arguments)))
+    assert found.rules == read_rules(base / "own.yaml").rules
+    assert rules_of({}) is None
+
+
+def test_rules_that_do_not_go_with_the_labels_are_told_with_their_arm(base):
+    (base / "kidney.yaml").write_text("rules:\n  - area: {of: kidney}\n")
+    with pytest.raises(AugmintError, match=r"arm 'ours': rules .*no label is named 'kidney'"):
+        plan_study(with_rules("kidney.yaml"), base)
+    with pytest.raises(AugmintError, match="cannot be read"):
+        plan_study(with_rules("nowhere.yaml"), base)
+    renamed = {"LV": "kidney", "MYO": None, "RV": None}
+    study = with_rules("kidney.yaml").model_copy(update={"label_map": renamed})
+    assert plan_study(study, base).count("generate") == 2
+    with pytest.raises(AugmintError, match=r"arm 'ours': .*no anatomical rules are known"):
+        plan_study(with_rules(None).model_copy(update={"label_map": renamed}), base)

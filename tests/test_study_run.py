@@ -11,7 +11,12 @@ from typer.testing import CliRunner
 from augmint.cli import app
 from augmint.data.phantoms import make_phantoms
 from augmint.errors import AugmintError
+from augmint.progress import Talk
+from augmint.quality.validity_rules import read_rules
 from augmint.study import study
+from augmint.study.plan import plan_study
+from augmint.study.spec import read_study
+from augmint.synthetic import load_rows
 
 runner = import_module("augmint.study.run")
 
@@ -205,3 +210,19 @@ def test_a_faulty_file_is_one_clear_error(base: Path, tmp_path: Path):
     result = CliRunner().invoke(app, ["study", str(tmp_path / "study.yaml"), "-o", "x"])
     assert result.exit_code == 2
     assert "line 4, field draws" in result.stderr
+
+
+def test_a_generation_is_judged_by_the_rules_of_its_arm(base: Path, tmp_path: Path):
+    """The heart is larger than the rules allow, so that none is accepted."""
+    (base / "narrow.yaml").write_text("rules:\n  - area: {of: LV, most: 0.001}\n")
+    asked = "gate_steps: 2, gates: [validity], rules: narrow.yaml}"
+    (tmp_path / "study.yaml").write_text(FILE.replace("gate_steps: 2}", asked))
+    plan = plan_study(read_study(tmp_path / "study.yaml", base), base)
+    unit = next(u for u in plan.units.values() if u.arguments.get("rules"))
+    runner._generate(unit, tmp_path, tmp_path / "made", "cpu", Talk(quiet=True))
+    run = json.loads((tmp_path / "made" / "run.json").read_text())
+    assert run["request"]["rules"] == read_rules(base / "narrow.yaml").fingerprint
+    made = [r for r in load_rows(tmp_path / "made") if r["synthetic"] == "1"]
+    assert made
+    assert {r["broken"] for r in made} == {"LV area"}
+    assert {r["accepted"] for r in made} == {"0"}

@@ -1,5 +1,6 @@
 """A study's file: what it says, and where it is wrong."""
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -289,3 +290,41 @@ def test_a_fault_found_without_a_file_is_an_error_of_its_own():
 def test_a_missing_file(tmp_path):
     with pytest.raises(AugmintError, match=r"none.yaml cannot be read: No such file"):
         read_study(tmp_path / "none.yaml")
+
+
+RULES = "rules:\n  - area: {of: LV}\n"
+ASKED = ("      copies: 2\n", "      copies: 2\n      rules: sets/own.yaml\n")
+
+
+def test_rules_are_read_beside_the_study_or_at_its_base(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "sets").mkdir(parents=True)
+    (elsewhere / "sets" / "own.yaml").write_text(RULES)
+    made = read_study(write(elsewhere, GOOD.replace(*ASKED))).arm("ours").synthetic
+    assert made is not None
+    assert made.rules == "sets/own.yaml"
+    path = write(tmp_path, GOOD.replace(*ASKED))
+    with pytest.raises(AugmintError, match="cannot be read"):
+        read_study(path)
+    assert read_study(path, elsewhere).hash == read_study(path, str(elsewhere)).hash
+    built_in = GOOD.replace("copies: 2", "copies: 2\n      rules: short-axis-heart", 1)
+    assert read_study(write(tmp_path, built_in)).hash != read_study(write(tmp_path, GOOD)).hash
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "own.yaml: cannot be read"),
+        ("rules:\n  - aera: {of: LV}\n", "own.yaml, rule 1: unknown word 'aera' .*'area'"),
+        ("rules: [", "own.yaml: is no YAML"),
+    ],
+)
+def test_faulty_rules_are_told_with_the_line_that_names_them(tmp_path, content, message):
+    (tmp_path / "sets").mkdir()
+    if content is not None:
+        (tmp_path / "sets" / "own.yaml").write_text(content)
+    told = faults_of(tmp_path, ASKED, ("test: same scanner}", "test: other}"))
+    assert len(told) == 2
+    assert told[0].startswith("line 16, field arms.ours.synthetic.rules: rules ")
+    assert re.search(message, told[0])
+    assert "'other' is no test" in told[1]

@@ -30,6 +30,7 @@ from augmint.prepare import Prepared, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
 from augmint.quality.gates import check_enough_patients, check_gates
+from augmint.quality.validity import Rules
 from augmint.staging import output_folder, refuse_existing
 from augmint.synthetic import check_cases, finish_dataset, write_real
 
@@ -130,7 +131,7 @@ def augment(
     steps: int | None = None,
     gate_steps: int | None = None,
     gates: Sequence[str] = ("agreement",),
-    rules: Path | str | None = None,
+    rules: Path | str | Rules | None = None,
     dims: int | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -153,8 +154,8 @@ def augment(
         steps: Optimiser steps of the generator, instead of the preset's.
         gate_steps: Optimiser steps of each gate segmenter, instead of the preset's.
         gates: Which of `agreement`, `validity` and `copies` reject pairs; none accepts all.
-        rules: A YAML file of anatomical rules, or the name of built-in ones; those that are built
-            in for the labels by default.
+        rules: A YAML file of anatomical rules, the name of built-in ones, or rules that were read;
+            those that are built in for the labels by default.
         dims: 2 or 3, instead of what the data suggest.
         seed: Seeds everything.
         device: `auto`, `cpu`, `cuda`, ...

@@ -1,7 +1,8 @@
 """What a command would do and how long that takes: the plans of --dry-run. Nothing is written.
 
 Times come from a few real steps on the real samples. Generation is not run: one evaluation of a
-denoiser is taken as a third of a training step's time for one image.
+denoiser is taken as a third of a training step's time for one image. Copies of a few real images
+are looked for among a few.
 """
 
 from __future__ import annotations
@@ -33,11 +34,14 @@ from augmint.methods import Method, sees_whole_frames
 from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import preset_named
 from augmint.progress import Talk
-from augmint.quality.gates import check_enough_patients, check_gates
+from augmint.quality.gates import check_enough_patients, check_gates, lenders
+from augmint.quality.memorisation import SHORTLIST, Picture, index_pictures, nearest
+from augmint.quality.validity import Rules
 from augmint.segment import segmenter_config
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
 
 MEASURED_STEPS = 3
+MEASURED_SEARCHES = 8
 RULE = (
     f"from {MEASURED_STEPS} measured steps; an evaluation counts as a third of a step for one image"
 )
@@ -90,12 +94,9 @@ def plan_augment(
     device: str,
     talk: Talk,
     gates: Sequence[str] = ("agreement",),
-    rules: Path | str | None = None,
+    rules: Path | str | Rules | None = None,
 ) -> dict[str, Any]:
-    """The plan of `augment`; arguments as there. Folds are taken to last as long as the first.
-
-    The search for copies is not counted.
-    """
+    """The plan of `augment`; arguments as there. Folds are taken to last as long as the first."""
     _free(out)
     plan = plan_patients(
         real_labelled(dataset), patients=patients, held_fraction=held_fraction,
@@ -115,8 +116,13 @@ def plan_augment(
     rounds = len(plan.fits)
     segmenters = min(sizes.gate_folds, len(part.patients)) if "agreement" in used else 0
     sampling = _sampling_seconds(chosen, step / training.batch_size, len(prepared.pool) * copies)
+    search, rule = {}, {}
+    if "copies" in used:
+        search = {"copies": rounds * _measure_copies(prepared, copies, where)}
+        rule = {"rule": f"{RULE}; the search for copies from that of {MEASURED_SEARCHES} images"}
     return {
         **_facts("augment", dataset, part, prepared, where),
+        **rule,
         "held_back_patients": list(plan.held_back),
         "folds": num_folds,
         "networks": networks,
@@ -128,6 +134,7 @@ def plan_augment(
         "minutes": _minutes({
             "fit": rounds * step * training.steps,
             "gate": rounds * segmenters * judging * sizes.gate_steps,
+            **search,
             "generate": rounds * sampling,
         }),
     }  # fmt: skip
@@ -273,6 +280,37 @@ def _measure_segmenter(
         progress=lambda done: stamps.append(time.perf_counter()),
     )
     return _pace(stamps)
+
+
+def _measure_copies(prepared: Prepared, copies: int, device: torch.device) -> float:
+    """The seconds to index the real images, to learn the threshold, and to search the new ones.
+
+    A search compares an image with a shortlist alone, so that it takes as long among few real
+    images as among many.
+    """
+    pool, dims = prepared.pool.crop(prepared.facts.grid.window), prepared.facts.grid.dims
+    own = [i for i, p in enumerate(pool.patient_ids) if p == pool.patient_ids[0]]
+    others = [i for i, p in enumerate(pool.patient_ids) if p != pool.patient_ids[0]]
+    some = [
+        Picture(image.float(), pool.case_ids[i], pool.patient_ids[i])
+        for i in own + others[:SHORTLIST]
+        for image in (pool.images[i].unbind(-1) if dims == 3 else [pool.images[i]])
+    ]
+    slices = pool.images.shape[-1] if dims == 3 else 1
+    mine = some[: slices * len(own)]
+    asked = mine[:: -(-len(mine) // MEASURED_SEARCHES)]
+    index = index_pictures(some, device=device)
+    nearest(index, asked[:1])  # which also warms up
+    start = time.perf_counter()
+    index_pictures(some, device=device)
+    indexed = time.perf_counter()
+    nearest(index, asked)
+    searched = time.perf_counter()
+    lent = lenders(pool.patient_ids)
+    searches = sum(p in lent for p in pool.patient_ids) + len(pool) * copies
+    return slices * (
+        len(pool) * (indexed - start) / len(some) + searches * (searched - indexed) / len(asked)
+    )
 
 
 def _pace(stamps: Sequence[float]) -> float:

@@ -117,13 +117,11 @@ def evaluate(
             )  # fmt: skip
 
         rows: list[ScoreRow] = []
-        with talk.bar("predict and score", len(dataset)) as update:
-            for number, item in enumerate(dataset.items):
-                done = folder / WORK / f"{item.case_id}.json"
-                if hearts is not None and not hearts.has(item):
-                    done.unlink(missing_ok=True)
-                rows += kept_rows(done, partial(predict_and_score, item))
-                update(number + 1, "")
+        for item in talk.counted("predict and score", dataset.items, len(dataset)):
+            done = folder / WORK / f"{item.case_id}.json"
+            if hearts is not None and not hearts.has(item):
+                done.unlink(missing_ok=True)
+            rows += kept_rows(done, partial(predict_and_score, item))
         write_json(folder / "predictions" / "labels.json", _numbers(taught, dataset))
         facts = {"request": request, "dataset": dataset.name, "namesakes": namesakes}
         summary = write_evaluation(folder, rows, facts, versions())

@@ -44,6 +44,8 @@ def learn_gates(
     Raises:
         AugmintError: if a gate in use cannot be had with these cases.
     """
+    # Cases are read anew: the pool keeps images in half precision, which moves the threshold for
+    # copies, and masks without the grids that synthetic ones are stored on.
     grid = prepared.facts.grid
     if "agreement" in used:
         check_masks(prepared.pool)

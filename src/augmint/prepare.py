@@ -73,13 +73,11 @@ def prepare(
     grids: list[Grid] = []
     cached: list[Case] = []
     voxels = 0
-    with talk.bar("reading cases", len(dataset)) as update:
-        for number, case in enumerate(dataset):
-            grids.append(case.grid)
-            voxels += case.image.numel()
-            if voxels <= CACHED_VOXELS:
-                cached.append(case)
-            update(number + 1, "")
+    for case in talk.counted("reading cases", dataset, len(dataset)):
+        grids.append(case.grid)
+        voxels += case.image.numel()
+        if voxels <= CACHED_VOXELS:
+            cached.append(case)
     channels = case.image.shape[0]
     grid = choose_canvas(grids, preset, dims)
     pool = build_pool(cached if len(cached) == len(grids) else dataset, grid)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
+
+Thing = TypeVar("Thing")
 
 
 class Talk:
@@ -29,6 +32,13 @@ class Talk:
                 yield update
         else:
             yield _Lines(self, title, total)
+
+    def counted(self, title: str, things: Iterable[Thing], total: int) -> Iterator[Thing]:
+        """The things, `total` of them, with a bar of those that are done with."""
+        with self.bar(title, total) as update:
+            for number, thing in enumerate(things, start=1):
+                yield thing
+                update(number, "")
 
 
 def _silence(done: int, note: str = "") -> None:

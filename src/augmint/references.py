@@ -172,10 +172,8 @@ def read_labels(path: Path) -> tuple[dict[str, int], dict[str, Any]]:
 def _values(masks: Mapping[str, Path], talk: Talk) -> list[int]:
     """Every foreground value in any of the masks."""
     values: set[int] = set()
-    with talk.bar("reading label values", len(masks)) as update:
-        for number, path in enumerate(masks.values()):
-            values.update(int(v) for v in np.unique(read_mask(path)[0]))
-            update(number + 1, "")
+    for path in talk.counted("reading label values", masks.values(), len(masks)):
+        values.update(int(v) for v in np.unique(read_mask(path)[0]))
     if negative := [v for v in values if v < 0]:
         raise AugmintError(f"label values must be 0 or more, got {min(negative)}")
     if not values - {0}:

@@ -98,17 +98,15 @@ def score(
     with output_folder(Path(out), request, resume=resume) as target:
         hearts = Hearts.of(truth.table.labels, shared, target / WORK) if cardiac else None
         rows: list[ScoreRow] = []
-        with talk.bar("score", len(items)) as update:
-            for number, item in enumerate(items):
-                path, done = files[item.case_id], target / WORK / f"{item.case_id}.json"
-                if hearts is not None and not hearts.has(item):
-                    done.unlink(missing_ok=True)
-                rows += kept_rows(
-                    done,
-                    partial(_score_one, item, path, truth, predicted, shared, tolerance, hearts),
-                    sources=(path, *item.masks),
-                )
-                update(number + 1, "")
+        for item in talk.counted("score", items, len(items)):
+            path, done = files[item.case_id], target / WORK / f"{item.case_id}.json"
+            if hearts is not None and not hearts.has(item):
+                done.unlink(missing_ok=True)
+            rows += kept_rows(
+                done,
+                partial(_score_one, item, path, truth, predicted, shared, tolerance, hearts),
+                sources=(path, *item.masks),
+            )
         summary = write_evaluation(
             target, rows, {"request": request, "dataset": truth.name}, versions()
         )

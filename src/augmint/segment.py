@@ -213,9 +213,7 @@ def segmenter_config(
 def _pool(dataset: Dataset | None, grid: WorkingGrid, title: str, talk: Talk) -> Pool | None:
     if dataset is None:
         return None
-    with talk.bar(title, len(dataset)) as update:
-        pool = build_pool(dataset, grid, progress=lambda done: update(done, ""))
-    return pool.crop(grid.window)
+    return build_pool(talk.counted(title, dataset, len(dataset)), grid).crop(grid.window)
 
 
 def _write_config(run: Path, config: Mapping[str, Any]) -> None:

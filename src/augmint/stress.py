@@ -116,15 +116,13 @@ def stress(
     stresses = _draw_all(dataset, found, ranges.scaled(strength), seed, fill)
     with output_folder(Path(out), request, resume=resume) as folder:
         rows, known = [], True
-        with talk.bar("stress", len(dataset)) as update:
-            for number, item in enumerate(dataset.items):
-                row = _write_case(
-                    dataset, item, folder, found[item.case_id], stresses[item.case_id],
-                    fill=fill, keep=labels == "keep",
-                )  # fmt: skip
-                known = known and row["spacing_known"]
-                rows.append(row)
-                update(number + 1, "")
+        for item in talk.counted("stress", dataset.items, len(dataset)):
+            row = _write_case(
+                dataset, item, folder, found[item.case_id], stresses[item.case_id],
+                fill=fill, keep=labels == "keep",
+            )  # fmt: skip
+            known = known and row["spacing_known"]
+            rows.append(row)
         cut = _finish(dataset, folder, rows, request, known=known)
     shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in cut.items())
     talk.say(f"wrote {len(rows)} cases of {len(dataset.patients)} patients to {out}")
@@ -147,19 +145,17 @@ def _find_fans(dataset: Dataset, talk: Talk) -> dict[str, FoundFan]:
     """
     found: dict[str, FoundFan] = {}
     failed: dict[str, list[str]] = defaultdict(list)
-    with talk.bar("finding sectors", len(dataset)) as update:
-        for number, item in enumerate(dataset.items):
-            case = dataset.load(item)
-            frames = _planes(case.image[:1].numpy(), case.grid, item)[0]
-            fit = fit_sector(torch.from_numpy(frames.copy()), aspect=_aspect(case.grid, item))
-            least = _stored(dataset, item).min()
-            if fit.sector is None:
-                failed[fit.reason].append(item.case_id)
-            elif least < 0:
-                failed["values below 0, where black is 0"].append(item.case_id)
-            else:
-                found[item.case_id] = FoundFan(fit, (frames.shape[1], frames.shape[2]))
-            update(number + 1, "")
+    for item in talk.counted("finding sectors", dataset.items, len(dataset)):
+        case = dataset.load(item)
+        frames = _planes(case.image[:1].numpy(), case.grid, item)[0]
+        fit = fit_sector(torch.from_numpy(frames.copy()), aspect=_aspect(case.grid, item))
+        least = _stored(dataset, item).min()
+        if fit.sector is None:
+            failed[fit.reason].append(item.case_id)
+        elif least < 0:
+            failed["values below 0, where black is 0"].append(item.case_id)
+        else:
+            found[item.case_id] = FoundFan(fit, (frames.shape[1], frames.shape[2]))
     if failed:
         count = sum(map(len, failed.values()))
         why = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in failed.items())

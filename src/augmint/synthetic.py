@@ -40,12 +40,10 @@ def check_cases(dataset: Dataset, talk: Talk, method: object = None) -> None:
     """
     problem = getattr(method, "problem", None)
     useless: dict[str, list[str]] = {}
-    with talk.bar("checking cases", len(dataset)) as update:
-        for number, item in enumerate(dataset.items):
-            case = dataset.load(item)
-            if problem is not None and (reason := problem(case)):
-                useless.setdefault(reason, []).append(item.case_id)
-            update(number + 1, "")
+    for item in talk.counted("checking cases", dataset.items, len(dataset)):
+        case = dataset.load(item)
+        if problem is not None and (reason := problem(case)):
+            useless.setdefault(reason, []).append(item.case_id)
     if useless:
         count = sum(map(len, useless.values()))
         why = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in useless.items())
@@ -64,11 +62,9 @@ def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:
     ending = dataset.file_ending if as_is else converted_ending(dataset)
     channels = 1
     known = dataset.spacing_known is not False
-    with talk.bar("copying real cases", len(dataset)) as update:
-        for number, item in enumerate(dataset.items):
-            channels, spacing_known = _copy(dataset, item, folder, ending, as_is)
-            known = known and spacing_known
-            update(number + 1, "")
+    for item in talk.counted("copying real cases", dataset.items, len(dataset)):
+        channels, spacing_known = _copy(dataset, item, folder, ending, as_is)
+        known = known and spacing_known
     names = dataset.channel_names or tuple(
         f"{dataset.modality or 'image'}{i or ''}" for i in range(channels)
     )

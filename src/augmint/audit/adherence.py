@@ -217,15 +217,13 @@ def measure_adherence(
 
     def rows(items: Sequence[tuple[Dataset, Item]], title: str) -> list[Row]:
         found: list[Row] = []
-        with talk.bar(title, len(items)) as update:
-            for number, (dataset, item) in enumerate(items):
-                case = dataset.load(item)
-                if dataset.root != parties.real.root and not parties.sources_known:
-                    # Its patients may be named as real ones, and be others.
-                    case = replace(case, patient_id=case.case_id)
-                value = judges.agreement(case, number, device)
-                found.append((case.case_id, case.patient_id, value))
-                update(number + 1, "")
+        for number, (dataset, item) in enumerate(talk.counted(title, items, len(items))):
+            case = dataset.load(item)
+            if dataset.root != parties.real.root and not parties.sources_known:
+                # Its patients may be named as real ones, and be others.
+                case = replace(case, patient_id=case.case_id)
+            value = judges.agreement(case, number, device)
+            found.append((case.case_id, case.patient_id, value))
         return found
 
     made_rows = keep("judged_synthetic", lambda: rows(parties.made, "judging synthetic cases"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from math import ceil
@@ -28,7 +28,7 @@ from augmint.quality.copies import (
     membership_auc,
     threshold_of,
 )
-from augmint.quality.memorisation import CopyIndex, Match, Picture, index_pictures, nearest
+from augmint.quality.memorisation import CopyIndex, Match, index_pictures, nearest
 from augmint.quality.structure import Tolerance
 from augmint.report import sheet, tile
 
@@ -70,15 +70,8 @@ class Search:
         return self._index(self.seen, "indexing real images")
 
     def _index(self, planes: Planes, title: str, *, owned: bool = True) -> CopyIndex:
-        pictures = self.told(planes.pictures(owned=owned), len(planes), title)
+        pictures = self.talk.counted(title, planes.pictures(owned=owned), len(planes))
         return index_pictures(pictures, tolerance=self.tolerance, device=self.device)
-
-    def told(self, pictures: Iterator[Picture], total: int, title: str) -> Iterator[Picture]:
-        """The pictures, with a bar of those taken."""
-        with self.talk.bar(title, total) as update:
-            for number, picture in enumerate(pictures):
-                yield picture
-                update(number + 1, "")
 
     def calibration(self, false_alarms: float) -> Calibration | str:
         """The threshold, or why there is none."""
@@ -97,7 +90,7 @@ class Search:
         total = len(held) + len(lent)
         try:
             return calibrate(
-                self.index, self.told(both, total, "likeness of real images"),
+                self.index, self.talk.counted("likeness of real images", both, total),
                 false_alarms=false_alarms,
             )  # fmt: skip
         except AugmintError as error:
@@ -109,7 +102,8 @@ class Search:
         """Of every synthetic image."""
         # An index of nobody but the source has no others; then likeness to it is all there is.
         pictures = self.made.pictures(owned=len(set(self.seen.patients)) > 1)
-        return nearest(self.index, self.told(pictures, len(self.made), "looking for copies"))
+        counted = self.talk.counted("looking for copies", pictures, len(self.made))
+        return nearest(self.index, counted)
 
     def membership(self, seed: int) -> dict[str, Any] | None:
         """Whether likeness to synthetic images tells who was in the fit."""
@@ -121,7 +115,8 @@ class Search:
         figures: list[list[float]] = []
         of: list[list[str]] = []
         for side, title in zip(sides, ("membership: seen", "membership: held out")):
-            found = nearest(index, self.told(side.pictures(owned=False), len(side), title))
+            pictures = self.talk.counted(title, side.pictures(owned=False), len(side))
+            found = nearest(index, pictures)
             kept = [(m.similarity, p) for m, p in zip(found, side.patients) if m.judged]
             figures.append([s for s, _ in kept])
             of.append([p for _, p in kept])

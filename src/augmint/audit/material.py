@@ -290,7 +290,7 @@ def _group(
     again: list[Tensor] = []
 
     def loaded() -> Iterator[Case]:
-        for dataset, item in items:
+        for dataset, item in talk.counted(f"reading {title}", items, len(items)):
             case = dataset.load(item)
             native = case.grid
             volume = grid.dims == 2 and native.dims == 3
@@ -304,8 +304,7 @@ def _group(
                 again.extend(mask.unbind(-1) if volume else [mask])
             yield case
 
-    with talk.bar(f"reading {title}", len(items)) as update:
-        pool = build_pool(loaded(), grid, progress=lambda done: update(done, ""))
+    pool = build_pool(loaded(), grid)
     masks = pool.masks
     if regridded:
         masks = center(torch.stack(again), grid.canvas, 0).to(torch.uint8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -56,12 +56,7 @@ class Pool:
         )
 
 
-def build_pool(
-    cases: Iterable[Case],
-    grid: WorkingGrid,
-    *,
-    progress: Callable[[int], None] | None = None,
-) -> Pool:
+def build_pool(cases: Iterable[Case], grid: WorkingGrid) -> Pool:
     """Bring cases onto the canvas of a working grid.
 
     Raises:
@@ -73,7 +68,7 @@ def build_pool(
     annotated: list[frozenset[int]] = []
     case_ids: list[str] = []
     patient_ids: list[str] = []
-    for count, case in enumerate(cases):
+    for case in cases:
         working = grid.to_working(case)
         if images and working.image.shape[0] != images[0].shape[0]:
             raise AugmintError(
@@ -89,8 +84,6 @@ def build_pool(
             annotated.append(case.annotated)
             case_ids.append(part.case_id)
             patient_ids.append(case.patient_id)
-        if progress is not None:
-            progress(count + 1)
     if not images:
         raise AugmintError("a fit needs at least one case; none was selected")
     return Pool(

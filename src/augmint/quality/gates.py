@@ -9,7 +9,7 @@ where they reject nothing, wherever some are known.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ class Gates:
 
 
 def check_gates(
-    gates: Collection[str], labels: Mapping[str, int], rules: Path | str | None = None
+    gates: Collection[str], labels: Mapping[str, int], rules: Path | str | Rules | None = None
 ) -> tuple[tuple[str, ...], Rules | None]:
     """The gates in their order and the anatomical rules, if any are known; ask before a fit.
 
@@ -201,6 +201,12 @@ def fit_validity(
     return ValidityGate(rules, limits, labels)
 
 
+def lenders(patients: Iterable[str]) -> frozenset[str]:
+    """The training patients that the threshold of copies is learned from."""
+    names = sorted(set(patients))
+    return frozenset(names[:: -(-len(names) // LENDERS)])
+
+
 def fit_copies(
     training: Iterable[Case],
     grid: WorkingGrid,
@@ -230,17 +236,15 @@ def fit_copies(
     index = index_pictures(known, device=device)
     path = folder / "copies.json"
     if not path.exists():
-        names = sorted({p.patient for p in known})
-        lenders = set(names[:: -(-len(names) // LENDERS)])
-        asked = [p for p in known if p.patient in lenders]
-        with talk.bar("how like real patients are", len(asked)) as update:
-            try:
-                found = calibrate(index, _counted(asked, update))
-            except AugmintError as error:
-                raise AugmintError(
-                    f"--gates copies: {error} Patients with an image that is stored under another "
-                    "name do not count. Leave copies out of --gates where there are no more"
-                ) from error
+        lent = lenders(p.patient for p in known)
+        asked = [p for p in known if p.patient in lent]
+        try:
+            found = calibrate(index, talk.counted("how like real patients are", asked, len(asked)))
+        except AugmintError as error:
+            raise AugmintError(
+                f"--gates copies: {error} Patients with an image that is stored under another "
+                "name do not count. Leave copies out of --gates where there are no more"
+            ) from error
         for match in found.doubles:
             talk.say(f"WARNING: {match.name} is {match.real}, stored under another patient's name")
         facts = {
@@ -250,12 +254,6 @@ def fit_copies(
         write_text(path, json.dumps(facts, indent=1))
     facts = json.loads(path.read_text(encoding="utf-8"))
     return CopyGate(index, float(facts["threshold"]), facts, keeps_pixels)
-
-
-def _counted(pictures: Sequence[Picture], update: Any) -> Iterator[Picture]:
-    for number, picture in enumerate(pictures, start=1):
-        yield picture
-        update(number, "")
 
 
 def _pictures(cases: Iterable[Case], grid: WorkingGrid) -> Iterator[Picture]:

@@ -197,8 +197,18 @@ class Rules:
     @cached_property
     def fingerprint(self) -> str:
         """Short hash of what is asked; limits belong to it."""
-        content = json.dumps([self.whole, [asdict(rule) for rule in self.rules]], sort_keys=True)
+        content = json.dumps([self.whole, self.to_json()["rules"]], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    def to_json(self) -> dict[str, Any]:
+        """What is asked as plain values, whatever it is named."""
+        return {"whole": self.whole, "rules": [asdict(rule) for rule in self.rules]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], name: str) -> Rules:
+        """The converse of `to_json`, under a name."""
+        rules = (Rule(**{**rule, "also": tuple(rule["also"])}) for rule in content["rules"])
+        return cls(name, tuple(rules), whole=content["whole"])
 
     def among(self, labels: Collection[str]) -> Rules:
         """The rules whose classes are all among these.
@@ -251,19 +261,22 @@ def rules_for(labels: Collection[str]) -> Rules | None:
     return next(fitting, None)
 
 
-def choose_rules(rules: str | Path | None, labels: Mapping[str, int]) -> Rules | None:
-    """The rules of a YAML file or a built-in name, else those built in for the labels, if any.
+def choose_rules(rules: str | Path | Rules | None, labels: Mapping[str, int]) -> Rules | None:
+    """The rules of a YAML file, a built-in name or that were read, else those built in for the
+    labels, if any.
 
     Raises:
         AugmintError: if rules that were given speak of a class that the labels do not have.
     """
     if rules is None:
         return rules_for(labels)
-    chosen = read_rules(rules)
+    chosen = rules if isinstance(rules, Rules) else read_rules(rules)
     for region in (region for rule in chosen.rules for region in rule.regions):
         try:
             chosen.classes(region, labels)
         except AugmintError as error:
+            if chosen is rules:
+                raise
             classes = sorted({r for rule in chosen.rules for r in rule.regions})
             raise AugmintError(
                 f"--rules {rules} speaks of {listed(classes, 20)}: {error}"

@@ -1,20 +1,25 @@
-"""Whether a study's arms can be trained, as far as can be told without data."""
+"""Whether a study's arms can be trained, and what their generators are asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from augmint.errors import AugmintError
 from augmint.study.reading import Place
 
 if TYPE_CHECKING:
+    from augmint.quality.validity_rules import Rules
     from augmint.segmentation.training import SegmenterConfig
     from augmint.study.spec import Study
 
 
 def faults_of_arms(study: Study) -> Iterator[tuple[Place, str]]:
-    """Every reason why an arm cannot be trained with a network, and the field to tell it of."""
+    """Every reason why an arm cannot be trained with a network, and the field to tell it of.
+
+    That is, as far as can be told without data.
+    """
     from augmint.presets import preset_named
     from augmint.segmentation.networks import SEGMENTERS
 
@@ -37,6 +42,63 @@ def faults_of_arms(study: Study) -> Iterator[tuple[Place, str]]:
     for network in networks:
         misfits = (_misfit(study, name, network) for name in study.arms)
         yield from list(filter(None, misfits))[:1]
+
+
+def faults_of_rules(study: Study, base: Path) -> Iterator[tuple[Place, str]]:
+    """Every file of anatomical rules that cannot be read, and the field that names it."""
+    for name, arm in study.arms.items():
+        if arm.synthetic is None or arm.synthetic.rules is None:
+            continue
+        try:
+            _read_rules(arm.synthetic.rules, base)
+        except AugmintError as error:
+            yield ("arms", name, "synthetic", "rules"), str(error)
+
+
+def generations(study: Study, labels: Mapping[str, int], base: Path) -> dict[str, dict[str, Any]]:
+    """What the generator of each arm that has one is asked for, beside patients and seed.
+
+    Args:
+        study: The study.
+        labels: Of the training dataset.
+        base: The folder that the study's paths are relative to.
+
+    Raises:
+        AugmintError: for gates and rules that do not go with the labels.
+    """
+    from augmint.quality.gates import check_gates
+
+    found: dict[str, dict[str, Any]] = {}
+    for name in study.arms:
+        asked = study.arm(name).synthetic
+        if asked is None:
+            continue
+        # Later fields that say nothing are left out: units keep their keys.
+        unsaid = {k for k in ("gates", "rules") if getattr(asked, k) is None}
+        found[name] = asked.model_dump(mode="json", exclude={"filtered", *unsaid})
+        rules = None if asked.rules is None else _read_rules(asked.rules, base)
+        try:
+            check_gates(asked.gates or (), labels, rules)
+        except AugmintError as error:
+            raise AugmintError(f"arm {name!r}: {error}") from error
+        if rules is not None:
+            # What they ask and not where they stand, so that a unit is named by it.
+            found[name]["rules"] = rules.to_json()
+    return found
+
+
+def rules_of(arguments: Mapping[str, Any]) -> Rules | None:
+    """The anatomical rules that a generation is asked for; None for those of the labels."""
+    from augmint.quality.validity_rules import Rules
+
+    asked = arguments.get("rules")
+    return None if asked is None else Rules.from_json(asked, "of the study")
+
+
+def _read_rules(rules: str, base: Path) -> Rules:
+    from augmint.quality.validity_rules import BUILT_IN, read_rules
+
+    return read_rules(rules if rules in BUILT_IN else base / rules)
 
 
 def _faults_of(study: Study, name: str, networks: list[str]) -> list[str]:

@@ -11,12 +11,15 @@ from augmint.estimate import plan_augment, plan_segment
 from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.segment import segmenter_config
+from augmint.study.arms import rules_of
 from augmint.study.plan import Kind, Plan, open_part, plan_study
 from augmint.study.run import plan_in_words
 from augmint.study.spec import read_study
 
 # Seconds to read, score and write a case, beside the network's; they are not measured.
 SCORING = 0.2
+# Of a unit that names none.
+GATES = ("agreement",)
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,10 @@ def estimate_study(file: Path | str, *, device: str, talk: Talk) -> dict[str, An
 def hours_of(plan: Plan, *, device: str, talk: Talk) -> dict[str, Any]:
     """How many units there are, and the hours they take one after the other.
 
-    One unit of each method and settings, and of each network and width, is measured: the one with
-    the most patients. Of the others, fits scale with their steps and synthetic cases with their
-    patients and copies. An evaluation counts as a third of a training step for each of its images.
+    One unit of each method, settings and gates, and of each network and width, is measured: the one
+    with the most patients. Of the others, fits scale with their steps, synthetic cases with their
+    patients and copies, and the search for copies with all their cases. An evaluation counts as a
+    third of a training step for each of its images.
     Reading a dataset is not counted.
     """
     minutes = {"generate": 0.0, "train": 0.0, "evaluate": 0.0}
@@ -61,7 +65,7 @@ def hours_of(plan: Plan, *, device: str, talk: Talk) -> dict[str, Any]:
 
 
 def _generator(a: Mapping[str, Any]) -> str:
-    return f"{a['method']} {a['settings']}"
+    return f"{a['method']} {a['settings']} {sorted(a.get('gates', GATES))}"
 
 
 def _segmenter(a: Mapping[str, Any]) -> str:
@@ -85,9 +89,9 @@ def _generations(units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk)
         open_part(a), None, method=a["method"], settings=a["settings"], copies=a["copies"],
         preset=a["preset"], patients=a["patients"], num_folds=0, held_fraction=0,
         steps=a["steps"], dims=a["dims"], seed=a["seed"], device=device, talk=talk,
-        gates=a.get("gates", ("agreement",)),
+        gates=a.get("gates", GATES), rules=rules_of(a),
     )  # fmt: skip
-    cases = len(a["patients"]) * a["copies"]
+    real, cases = len(a["patients"]), len(a["patients"]) * a["copies"]
     gate = one["gate"]["steps"]
     preset = preset_named(a["preset"])
     steps = preset.steps if one["dims"] == 2 else preset.steps_3d
@@ -95,7 +99,10 @@ def _generations(units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk)
     for unit in units:
         total += one["minutes"]["fit"] * (unit["steps"] or steps) / one["steps"]
         total += one["minutes"]["gate"] * (unit["gate_steps"] or gate) / gate
-        total += one["minutes"]["generate"] * len(unit["patients"]) * unit["copies"] / cases
+        patients = len(unit["patients"])
+        total += one["minutes"]["generate"] * patients * unit["copies"] / cases
+        searched = patients * (1 + unit["copies"]) / (real + cases)
+        total += one["minutes"].get("copies", 0.0) * searched
     return total
 
 

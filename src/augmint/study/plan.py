@@ -15,7 +15,8 @@ from augmint.data.layout import listed
 from augmint.data.splits import check_leak
 from augmint.errors import AugmintError
 from augmint.evaluation.score import MEAN
-from augmint.quality.gates import check_enough_patients, check_gates
+from augmint.quality.gates import check_enough_patients
+from augmint.study.arms import generations
 from augmint.study.draws import Draw, draws_of
 from augmint.study.spec import HELD_OUT, Study, Test
 
@@ -121,6 +122,7 @@ def plan_study(study: Study, base: Path) -> Plan:
         return units.setdefault(unit.key, unit)
 
     draws = draws_of(study, source.dataset, everyone)
+    asked = generations(study, source.dataset.labels, base)
     smallest = min((draw.size for draw in draws), default=0)
     for draw in draws:
         at = list(targets)
@@ -129,7 +131,7 @@ def plan_study(study: Study, base: Path) -> Plan:
         chosen = study.arms_at_larger_sizes if draw.size > smallest else None
         arms = [name for name in study.arms if chosen is None or name in chosen]
         for network, name, seed in product(study.networks, arms, study.seeds):
-            trained = _train(study, source, draw, name, network, seed, add)
+            trained = _train(study, source, draw, name, network, seed, asked.get(name), add)
             for target in at:
                 unit = add(_evaluate(study, target, draw, name, seed, trained))
                 cells.append(
@@ -292,6 +294,7 @@ def _train(
     name: str,
     network: str,
     seed: int,
+    asked: Mapping[str, Any] | None,
     add: Callable[[Unit], Unit],
 ) -> Unit:
     """The training of an arm, with the generation that it needs."""
@@ -299,19 +302,15 @@ def _train(
     made: Unit | None = None
     facts = {**source.arguments, "patients": list(draw.train)}
     where = f"{len(draw.train)} patients, draw {draw.number}"
-    if arm.synthetic is not None:
-        used, _ = check_gates(arm.synthetic.gates or (), source.dataset.labels)
-        check_enough_patients(used, draw.train)
-        # Later fields that say nothing are left out: units keep their keys.
-        unsaid = {"filtered"} | ({"gates"} if arm.synthetic.gates is None else set())
-        own = arm.synthetic.model_dump(mode="json", exclude=unsaid)
+    if asked is not None:
+        check_enough_patients(asked.get("gates", ()), draw.train)
         each = study.generator_seeds == "each"
         number = 1000 * draw.number + seed if each else draw.number
         made = add(
             Unit(
                 "generate",
-                {**facts, **own, "preset": study.preset, "dims": study.dims, "seed": number},
-                title=f"{arm.synthetic.method}, {where}",
+                {**facts, **asked, "preset": study.preset, "dims": study.dims, "seed": number},
+                title=f"{asked['method']}, {where}",
             )
         )
     arguments = {

@@ -52,8 +52,14 @@ class _Fault(NamedTuple):
         return f"line {self.line}{at}: {' '.join(self.message.split())}"
 
 
-def read_as(kind: type[Model], path: Path, words: Words) -> Model:
+def read_as(kind: type[Model], path: Path, words: Words, base: Path) -> Model:
     """Read and check a YAML file.
+
+    Args:
+        kind: What it is read as.
+        path: The file.
+        words: How its parts are spoken of.
+        base: The folder of the files that it names; the model's checks get it as their context.
 
     Raises:
         AugmintError: naming the file, and line and field of each fault.
@@ -65,7 +71,7 @@ def read_as(kind: type[Model], path: Path, words: Words) -> Model:
     while True:
         error: ValidationError | StudyError
         try:
-            read = kind.model_validate(values)
+            read = kind.model_validate(values, context=base)
         except (ValidationError, StudyError) as caught:
             error = caught
         else:

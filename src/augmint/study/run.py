@@ -16,6 +16,7 @@ from augmint.errors import AugmintError
 from augmint.progress import Talk
 from augmint.report import write_json
 from augmint.staging import write_text
+from augmint.study.arms import rules_of
 from augmint.study.plan import Plan, Unit, open_part, plan_study
 from augmint.study.record import on_record, seconds_of
 from augmint.study.spec import Study, read_study
@@ -79,7 +80,7 @@ def study(
     """
     check_cpus(ray, ray_cpus)
     talk, folder = talk or Talk(), Path(out)
-    spec = file if isinstance(file, Study) else read_study(file)
+    spec = file if isinstance(file, Study) else read_study(file, base)
     if base is None:
         base = Path() if isinstance(file, Study) else Path(file).parent
     plan = plan_study(spec, Path(base))
@@ -182,8 +183,9 @@ def _generate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
     augment(
         open_part(a), place, method=a["method"], settings=a["settings"], preset=a["preset"],
         copies=a["copies"], patients=a["patients"], held_fraction=0, steps=a["steps"],
-        gate_steps=a["gate_steps"], gates=a.get("gates", ("agreement",)), dims=a["dims"],
-        seed=a["seed"], device=device, resume=True, talk=Talk(quiet=True) if talk.quiet else talk,
+        gate_steps=a["gate_steps"], gates=a.get("gates", ("agreement",)), rules=rules_of(a),
+        dims=a["dims"], seed=a["seed"], device=device, resume=True,
+        talk=Talk(quiet=True) if talk.quiet else talk,
     )  # fmt: skip
 
 

@@ -9,9 +9,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from augmint.study.arms import faults_of_arms
+from augmint.study.arms import faults_of_arms, faults_of_rules
 from augmint.study.reading import Kind, Place, StudyError, Words, read_as
 
 Metric = Literal["dice", "precision", "recall", "hd", "hd95", "assd", "surface_dice", "failure"]
@@ -21,7 +28,7 @@ LabelMap = dict[str, str | None]
 # Fields that came later: where they say nothing, a protocol keeps the hash it had before them.
 LATER = (
     "domains", "label_map", "arms_at_larger_sizes", "allow_same_names", "largest_component",
-    "sliding", "failure_hd", "gates",
+    "sliding", "failure_hd", "gates", "rules",
 )  # fmt: skip
 # Fields of a segmenter that a study says in its own words.
 ELSEWHERE = {
@@ -46,6 +53,8 @@ class Generator(_Strict):
         steps: Optimiser steps of each network, instead of the preset's.
         gate_steps: Optimiser steps of each gate segmenter, instead of the preset's.
         gates: Which of agreement, validity and copies reject pairs; agreement alone by default.
+        rules: A YAML file of anatomical rules, relative to the study's file, or the name of
+            built-in ones; those that are built in for the labels by default.
         filtered: False uses rejected pairs too.
     """
 
@@ -55,6 +64,7 @@ class Generator(_Strict):
     steps: int | None = Field(None, ge=1)
     gate_steps: int | None = Field(None, ge=1)
     gates: list[Literal["agreement", "validity", "copies"]] | None = None
+    rules: str | None = None
     filtered: bool = True
 
 
@@ -200,8 +210,10 @@ class Study(_Strict):
         return sizes
 
     @model_validator(mode="after")
-    def _whole(self) -> Study:
+    def _whole(self, info: ValidationInfo) -> Study:
         faults = [*self._check_design(), *self._check_names(), *faults_of_arms(self)]
+        if info.context is not None:
+            faults += faults_of_rules(self, info.context)
         if faults:
             raise StudyError(faults)
         return self
@@ -335,10 +347,15 @@ def _belongs(kind: Kind, name: str, value: Any) -> str:
     return "; ".join(found)
 
 
-def read_study(path: Path | str) -> Study:
-    """Read and check a study's YAML file.
+def read_study(path: Path | str, base: Path | str | None = None) -> Study:
+    """Read and check a study's YAML file, and the files of rules that it names.
+
+    Args:
+        path: The file.
+        base: The folder that the study's paths are relative to; that of the file by default.
 
     Raises:
         AugmintError: naming the file, and line and field of each fault.
     """
-    return read_as(Study, Path(path), Words(CALLED, _belongs))
+    folder = Path(path).parent if base is None else Path(base)
+    return read_as(Study, Path(path), Words(CALLED, _belongs), folder)

@@ -139,28 +139,26 @@ def _draw(
     grids: dict[int | None, WorkingGrid | None] = {}
     frames: list[Frame] = []
     without = soft = 0
-    with talk.bar("draw frames", len(choice.pairs)) as update:
-        for number, (new, old) in enumerate(choice.pairs):
-            assert new.provenance is not None
-            fold = new.provenance.fold
-            if fold not in grids:
-                grids[fold] = working_grid(made, fold)
-            grid, where = grids[fold], rng.uniform(*PLACES)
-            shown, source = made.load(new), real.load(old)
-            if grid is not None:
-                # Methods that change the fan cut it out sharply on the native grid.
-                cut = "sector_row" in new.provenance.details
-                fan = sector_of(source) if cut else None
-                source = as_if_written(source, grid, made.modality, visible=fan)
-                soft += cut and fan is None
-            without += grid is None
-            for item, kind, case, home in (
-                (new, "generated", shown, made),
-                (old, "real", source, real),
-            ):
-                png = png_of(picture_of(case, grid, where))
-                frames.append(Frame(png, _facts(item, kind, home.root, _slice(case, where))))
-            update(number + 1, "")
+    for new, old in talk.counted("draw frames", choice.pairs, len(choice.pairs)):
+        assert new.provenance is not None
+        fold = new.provenance.fold
+        if fold not in grids:
+            grids[fold] = working_grid(made, fold)
+        grid, where = grids[fold], rng.uniform(*PLACES)
+        shown, source = made.load(new), real.load(old)
+        if grid is not None:
+            # Methods that change the fan cut it out sharply on the native grid.
+            cut = "sector_row" in new.provenance.details
+            fan = sector_of(source) if cut else None
+            source = as_if_written(source, grid, made.modality, visible=fan)
+            soft += cut and fan is None
+        without += grid is None
+        for item, kind, case, home in (
+            (new, "generated", shown, made),
+            (old, "real", source, real),
+        ):
+            png = png_of(picture_of(case, grid, where))
+            frames.append(Frame(png, _facts(item, kind, home.root, _slice(case, where))))
     return frames, _notes_of_drawing(len(choice.pairs), without, soft)
 
 
