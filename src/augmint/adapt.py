@@ -33,6 +33,8 @@ from augmint.synthetic import converted_ending, keeps_files
 
 SCHEMA_VERSION = 1
 SHOWN = 12
+# Further translations of each image, a folder of images for each of them.
+REPEATS = "repeats"
 
 
 def adapt(
@@ -62,9 +64,9 @@ def adapt(
         settings: Fields of the method that need no new fit.
         patients: How many patients to draw, or which; all by default.
         segmenter: A run of `segment` that segments every image.
-        repeats: Translations of each image under other noise; with a segmenter the probabilities
-            of all of them and, where there are several, of the image as it was are averaged. The
-            first is written.
+        repeats: Translations of each image under other noise: the second and further ones go to
+            folders of images in `repeats`. With a segmenter the probabilities of all of them and,
+            where there are several, of the image as it was are averaged.
         largest_component: Keep the largest connected part of each label of a prediction.
         seed: Seeds every draw.
         device: `auto`, `cpu`, `cuda`, ...
@@ -78,10 +80,8 @@ def adapt(
         AugmintError: if the run cannot adapt, or the images have other channels.
     """
     talk, started = talk or Talk(), time.monotonic()
-    if repeats < 1 or (repeats > 1 and segmenter is None):
-        raise AugmintError(
-            f"--repeats is 1 or more, and above 1 with --segmenter alone; got {repeats}"
-        )
+    if repeats < 1:
+        raise AugmintError(f"--repeats must be 1 or more, got {repeats}")
     where = resolve_device(device)
     fitted = load_run(run, settings=settings, device=str(where))
     if not hasattr(fitted.method, "adapt"):
@@ -119,6 +119,11 @@ def adapt(
     if judge is not None:
         talk.say(f"wrote the masks that {segmenter} finds in them to {out}/predictions")
     return Path(out)
+
+
+def repeats_of(adapted: Path) -> list[Path]:
+    """The folders of further translations in a dataset that `adapt` made."""
+    return sorted((adapted / REPEATS).glob("*"), key=lambda path: int(path.name))
 
 
 def _unfinished(target: Dataset, writer: _Writer) -> list[Item]:
@@ -183,6 +188,12 @@ class _Writer:
         origins = [new.provenance for new in made if new.provenance is not None]
         shifted = bool(origins[0].details["strength"])
         channels = self._write_image(item, native, images[0] if shifted else None)
+        for number, more in enumerate(images[1:], start=2):
+            values = native.intensity.to_stored(more.image)
+            for channel in range(channels):
+                name = f"{item.case_id}_{channel:04d}{self.ending}"
+                path = self.folder / REPEATS / str(number) / name
+                write_image(path, values[channel : channel + 1], native.grid)
         self._copy_mask(item)
         if self.judge is not None:
             self._predict(native, images if len(images) == 1 else [*images, native])

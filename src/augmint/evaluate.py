@@ -14,7 +14,7 @@ from augmint.case import Case
 from augmint.data.dataset import Dataset, Item, open_dataset
 from augmint.data.images import IMAGE_ENDINGS, LOSSY, write_mask
 from augmint.data.layout import listed
-from augmint.data.splits import draw_patients
+from augmint.data.splits import draw_patients, without_labels
 from augmint.errors import AugmintError
 from augmint.evaluation.hearts import Hearts
 from augmint.evaluation.score import ScoreRow, Summary, kept_rows, score_case, write_evaluation
@@ -42,6 +42,7 @@ def evaluate(
     resume: bool = False,
     allow_same_names: bool = False,
     cardiac: bool = True,
+    looks: Sequence[Path | str | Dataset] = (),
     talk: Talk | None = None,
 ) -> Summary:
     """Predict the real cases of a dataset on their native grids and score them.
@@ -66,6 +67,8 @@ def evaluate(
         allow_same_names: Patients that are named as trained ones, in a dataset of another name,
             are other people.
         cardiac: Whether LV volumes and EF are measured where the data allow it.
+        looks: Further images of the same cases, datasets or folders of images, such as what `adapt`
+            leaves in `repeats`; the probabilities of all are averaged.
         talk: Where progress goes.
 
     Raises:
@@ -101,12 +104,16 @@ def evaluate(
         largest_component=largest_component, sliding=sliding, tolerance=tolerance,
         allow_same_names=allow_same_names,
     )  # fmt: skip
+    others = [_look(data, dataset) for data in looks]
+    if others:
+        request["looks"] = [str(other.root.resolve()) for other, _ in others]
     with output_folder(Path(out), request, resume=resume) as folder:
         hearts = Hearts.of(dataset.labels, shared, folder / WORK) if cardiac else None
 
         def predict_and_score(item: Item) -> list[ScoreRow]:
             case = dataset.load(item)
-            mask = _predict(taught, case, dataset, where, largest_component, sliding)
+            more = [other.load(items[item.case_id]) for other, items in others]
+            mask = _predict(taught, case, dataset, where, largest_component, sliding, more)
             path = folder / "predictions" / f"{item.case_id}{_ending(dataset)}"
             write_mask(path, mask, case.grid)
             if hearts is not None:
@@ -129,6 +136,23 @@ def evaluate(
             talk.say(hearts.write(folder))
     talk.say(f"wrote predictions and scores to {out}")
     return summary
+
+
+def _look(data: Path | str | Dataset, dataset: Dataset) -> tuple[Dataset, dict[str, Item]]:
+    """Further images of the cases of a dataset, by their names.
+
+    Raises:
+        AugmintError: if a case has none.
+    """
+    opened = data if isinstance(data, Dataset) else open_dataset(data, bare=True)
+    bare = without_labels(opened)
+    items = {item.case_id: item for item in bare.items}
+    if missing := [i.case_id for i in dataset.items if i.case_id not in items]:
+        raise AugmintError(
+            f"{opened.root} has no image of {listed(missing)}; further images are named as the "
+            "cases that they belong to"
+        )
+    return bare, items
 
 
 def _apart(taught: SegmenterRun, dataset: Dataset, allow_same_names: bool) -> bool:
@@ -211,6 +235,7 @@ def _predict(
     device: torch.device,
     largest_component: bool,
     sliding: bool,
+    looks: Sequence[Case],
 ) -> np.ndarray:
     """The predicted mask in the dataset's numbers."""
     channels = taught.network.spec.in_channels
@@ -221,7 +246,7 @@ def _predict(
         )
     found = predict_case(
         [taught.network], replace(case, mask=None), taught.grid, device=device,
-        largest_component=largest_component, sliding=sliding,
+        largest_component=largest_component, sliding=sliding, looks=looks,
     )  # fmt: skip
     numbers = _numbers(taught, dataset)
     table = np.zeros(max(taught.labels.values()) + 1, dtype=np.int64)

@@ -16,6 +16,7 @@ from augmint.methods.protocol import (
     Samples,
     is_calibrated,
     keeps_pixels,
+    needs_no_fit,
     sees_whole_frames,
 )
 from augmint.methods.reference_shift import ReferenceShift
@@ -38,6 +39,7 @@ __all__ = [
     "build_method",
     "is_calibrated",
     "keeps_pixels",
+    "needs_no_fit",
     "sees_whole_frames",
 ]
 

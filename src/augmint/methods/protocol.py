@@ -164,6 +164,11 @@ def keeps_pixels(method: object) -> bool:
     return bool(getattr(method, "keeps_pixels", False))
 
 
+def needs_no_fit(method: object) -> frozenset[str]:
+    """The fields of a method that may change after its fit and its calibration."""
+    return frozenset(getattr(method, "loose", ()))
+
+
 def is_calibrated(method: object) -> bool:
     """Whether a method learns from patients whom no network was fitted on."""
     return bool(getattr(method, "calibrated", False))

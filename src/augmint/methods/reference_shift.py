@@ -88,6 +88,7 @@ class ReferenceShift:
 
     keeps_pixels: ClassVar[bool] = True
     calibrated: ClassVar[bool] = True
+    loose: ClassVar[tuple[str, ...]] = ("translator", "strength", "use_masks", "batch_size")
 
     translator: Translator = "sdedit"
     strength: float = 0.0

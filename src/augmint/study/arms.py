@@ -12,7 +12,7 @@ from augmint.study.reading import Place
 if TYPE_CHECKING:
     from augmint.quality.validity_rules import Rules
     from augmint.segmentation.training import SegmenterConfig
-    from augmint.study.spec import Study
+    from augmint.study.spec import Adaptation, Study
 
 
 def faults_of_arms(study: Study) -> Iterator[tuple[Place, str]]:
@@ -105,10 +105,12 @@ def _faults_of(study: Study, name: str, networks: list[str]) -> list[str]:
     from augmint.methods import build_method
 
     try:
-        generator = study.arm(name).synthetic
+        generator, shift = study.arm(name).synthetic, study.arm(name).adapt
     except ValueError as error:
         return [str(error)]
     found = []
+    if shift is not None:
+        found += _faults_of_shift(study, shift)
     if generator is not None:
         try:
             build_method(generator.method, generator.settings)
@@ -120,6 +122,24 @@ def _faults_of(study: Study, name: str, networks: list[str]) -> list[str]:
         except AugmintError as error:
             found.append(str(error))
     return list(dict.fromkeys(found))
+
+
+def _faults_of_shift(study: Study, shift: Adaptation) -> list[str]:
+    from augmint.methods import build_method
+
+    found = []
+    if study.protocol != "adaptation":
+        found.append(
+            "it shifts test images, so it sees them; a study that allows that says so with "
+            "protocol: adaptation"
+        )
+    try:
+        method = build_method(shift.method, shift.settings)
+        if not hasattr(method, "adapt"):
+            found.append(f"{shift.method} cannot adapt images; use reference_shift")
+    except AugmintError as error:
+        found.append(str(error))
+    return found
 
 
 def _misfit(study: Study, name: str, network: str) -> tuple[Place, str] | None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from augmint.estimate import plan_augment, plan_segment
+from augmint.estimate import plan_augment, plan_fit, plan_segment
+from augmint.methods import build_method
 from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.segment import segmenter_config
 from augmint.study.arms import rules_of
-from augmint.study.plan import Kind, Plan, open_part, plan_study
+from augmint.study.plan import Kind, Plan, of_patients, open_part, plan_study
 from augmint.study.run import plan_in_words
 from augmint.study.spec import read_study
 
@@ -57,8 +58,13 @@ def hours_of(plan: Plan, *, device: str, talk: Talk) -> dict[str, Any]:
         total, speeds[_segmenter(units[0])] = _trainings(units, device=device, talk=talk)
         minutes["train"] += total
     minutes["evaluate"] = _evaluations(plan, speeds)
+    for units in _alike(plan, "fit", _generator):
+        talk.say(f"measuring a few steps of {units[0]['method']}")
+        fits, shifts = _shifts(plan, units, device=device, talk=talk)
+        minutes["fit"] = minutes.get("fit", 0.0) + fits
+        minutes["adapt"] = minutes.get("adapt", 0.0) + shifts
     return {
-        "units": {k: plan.count(k) for k in ("generate", "train", "evaluate")},
+        "units": {k: sum(u.kind == k for u in plan.units.values()) for k in minutes},
         "hours": {k: round(v / 60, 5) for k, v in minutes.items()},
         "total_hours": round(sum(minutes.values()) / 60, 5),
     }
@@ -124,6 +130,51 @@ def _trainings(
     return step * steps, Speed(step / configs[0].batch_size / 3, one["dims"])
 
 
+def _shifts(
+    plan: Plan, units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk
+) -> tuple[float, float]:
+    """Minutes of all fits, without their calibration, and of the shifts that they are for."""
+    a = units[0]
+    one = plan_fit(
+        open_part(a), None, method=a["method"], settings=a["settings"], preset=a["preset"],
+        patients=a["patients"], steps=a["steps"], dims=a["dims"], seed=a["seed"], device=device,
+        talk=talk,
+    )  # fmt: skip
+    sizes = preset_named(a["preset"])
+    each, usual, batch = sizes.steps, one["minutes"]["fit"] / one["steps"], sizes.batch_size
+    if one["dims"] == 3:
+        each, batch = sizes.steps_3d, sizes.batch_size_3d
+    fits = sum(usual * (unit["steps"] or each) for unit in units)
+    shifts = 0.0
+    known: dict[str, tuple[int, int]] = {}
+    for unit in plan.units.values():
+        fit = plan.units[unit.arguments["run"]].arguments if unit.kind == "adapt" else None
+        if fit is None or _generator(fit) != _generator(a):
+            continue
+        method: Any = build_method(fit["method"], {**fit["settings"], **unit.arguments["settings"]})
+        images = _images(unit.arguments, known, one["dims"])
+        passes = method.evaluations(1, 1.0, True) * unit.arguments["repeats"]
+        shifts += images * passes * usual / batch / 3
+    return fits, shifts
+
+
+def _images(a: Mapping[str, Any], known: dict[str, tuple[int, int]], dims: int) -> int:
+    """How many images networks of so many dimensions see of what a unit works on."""
+    cases, slices = _size_of(a, known)
+    return cases * (slices if dims == 2 else 1)
+
+
+def _size_of(a: Mapping[str, Any], known: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """Cases, and slices of the first of them, which stands for all; remembered in `known`."""
+    place = f"{a['data']} {a.get('domains')} {a['patients']}"
+    if place not in known:
+        part = of_patients(open_part(a), a["patients"])
+        first = part.load(part.items[0]).grid
+        slices = first.shape[first.slice_axis] if len(first.shape) == 3 else 1
+        known[place] = len(part), slices
+    return known[place]
+
+
 def _evaluations(plan: Plan, speeds: Mapping[str, Speed]) -> float:
     """Minutes of all evaluations; the first case of a dataset says how many images one has."""
     known: dict[str, tuple[int, int]] = {}
@@ -132,14 +183,7 @@ def _evaluations(plan: Plan, speeds: Mapping[str, Speed]) -> float:
         if unit.kind != "evaluate":
             continue
         a = unit.arguments
-        place = f"{a['data']} {a.get('domains')} {a['patients']}"
-        if place not in known:
-            part = open_part(a)
-            part = part if a["patients"] is None else part.select(patients=a["patients"])
-            first = part.load(part.items[0]).grid
-            slices = first.shape[first.slice_axis] if len(first.shape) == 3 else 1
-            known[place] = len(part), slices
-        cases, slices = known[place]
+        cases, slices = _size_of(a, known)
         speed = speeds[_segmenter(plan.units[a["run"]].arguments)]
         images = slices if speed.dims == 2 else 1
         total += cases * (images * speed.minutes + SCORING / 60)

@@ -20,7 +20,7 @@ from augmint.study.arms import generations
 from augmint.study.draws import Draw, draws_of
 from augmint.study.spec import HELD_OUT, Study, Test
 
-Kind = Literal["generate", "train", "evaluate"]
+Kind = Literal["generate", "train", "fit", "adapt", "evaluate"]
 # A null arm's seeds lie far from those of any other arm, and a draw's from those of another: under
 # one seed for all draws, a lucky start would lift every draw of an arm and look like a benefit.
 NULL_SEED, DRAW_SEED = 1_000_003, 10_007
@@ -31,7 +31,7 @@ class Unit:
     """A part of the work that is done once and kept.
 
     Attributes:
-        kind: `generate`, `train` or `evaluate`.
+        kind: `generate`, `train`, `fit` (of what shifts test images), `adapt` or `evaluate`.
         arguments: What it depends on: plain values, and the keys of other units.
         needs: Keys of the units that come before it.
         key: A hash of all these: two arms that need the same thing share it.
@@ -97,6 +97,11 @@ def open_part(arguments: Mapping[str, Any]) -> Dataset:
     return dataset if domains is None else dataset.select(domains=domains)
 
 
+def of_patients(dataset: Dataset, patients: Sequence[str] | None) -> Dataset:
+    """The cases of some patients; None for all."""
+    return dataset if patients is None else dataset.select(patients=list(patients))
+
+
 def plan_study(study: Study, base: Path) -> Plan:
     """The units of a study; masks are read, images are not.
 
@@ -133,7 +138,8 @@ def plan_study(study: Study, base: Path) -> Plan:
         for network, name, seed in product(study.networks, arms, study.seeds):
             trained = _train(study, source, draw, name, network, seed, asked.get(name), add)
             for target in at:
-                unit = add(_evaluate(study, target, draw, name, seed, trained))
+                shifted = _shift(study, source, target, draw, name, add)
+                unit = add(_evaluate(study, target, draw, name, seed, trained, shifted))
                 cells.append(
                     Cell(draw.size, draw.number, network, name, seed, target.name, unit.key)
                 )
@@ -323,11 +329,53 @@ def _train(
     return add(Unit("train", arguments, needs, f"{name}, {network}, {where}, seed {seed}"))
 
 
+def _shift(
+    study: Study,
+    source: _Part,
+    target: _Target,
+    draw: Draw,
+    name: str,
+    add: Callable[[Unit], Unit],
+) -> Unit | None:
+    """The shift of a test's images that an arm asks for, with the fit that it needs.
+
+    Arms that differ in what needs no new fit share it.
+    """
+    shift = study.arm(name).adapt
+    if shift is None:
+        return None
+    from augmint.methods import build_method, needs_no_fit
+
+    loose = needs_no_fit(build_method(shift.method, shift.settings))
+    fixed = {k: v for k, v in shift.settings.items() if k not in loose}
+    where = f"{len(draw.train)} patients, draw {draw.number}"
+    patients = None if target.patients is None else list(target.patients)
+    seen = {**target.part.arguments, "patients": patients} if shift.unlabelled else None
+    facts = {
+        **source.arguments, "patients": list(draw.train), "method": shift.method,
+        "settings": fixed, "steps": shift.steps, "preset": study.preset, "dims": study.dims,
+        "unlabelled": seen, "seed": draw.number,
+    }  # fmt: skip
+    fitted = add(Unit("fit", facts, title=f"{shift.method}, {where}"))
+    arguments = {
+        "run": fitted.key, **target.part.arguments, "patients": patients,
+        "settings": {k: v for k, v in shift.settings.items() if k in loose},
+        "repeats": shift.repeats, "seed": draw.number,
+    }  # fmt: skip
+    return add(Unit("adapt", arguments, (fitted.key,), f"{target.name}: {name}, {where}"))
+
+
 def _evaluate(
-    study: Study, target: _Target, draw: Draw, name: str, seed: int, trained: Unit
+    study: Study,
+    target: _Target,
+    draw: Draw,
+    name: str,
+    seed: int,
+    trained: Unit,
+    shifted: Unit | None,
 ) -> Unit:
     patients = target.patients
-    arguments = {
+    arguments: dict[str, Any] = {
         "run": trained.key, **target.part.arguments,
         "patients": None if patients is None else list(patients),
         "tolerance": study.tolerance,
@@ -339,8 +387,12 @@ def _evaluate(
         arguments["sliding"] = True
     if target.allow_same_names:
         arguments["allow_same_names"] = True
+    needs: tuple[str, ...] = (trained.key,)
+    if shifted is not None:
+        arguments["shifted"], arguments["repeats"] = shifted.key, shifted.arguments["repeats"]
+        needs = (trained.key, shifted.key)
     title = f"{target.name}: {name}, {draw.size} patients, draw {draw.number}, seed {seed}"
-    return Unit("evaluate", arguments, (trained.key,), title)
+    return Unit("evaluate", arguments, needs, title)
 
 
 def named_patients(patients: Sequence[str] | str | None, base: Path) -> list[str] | None:

@@ -168,6 +168,10 @@ def _arms_table(study: Study) -> list[list[str]]:
                 f"{'' if arm.synthetic.filtered else ', rejected ones too'}, "
                 f"{arm.synthetic_probability:.0%} of samples"
             )
+        if arm.adapt is not None:
+            made += f"; test images shifted by {arm.adapt.method} {json.dumps(arm.adapt.settings)}"
+            made += f", {arm.adapt.repeats} times" * (arm.adapt.repeats > 1)
+            made += ", fitted with the tests' images too" * arm.adapt.unlabelled
         role = " (baseline)" if name == study.baseline else " (null)" if arm.null else ""
         settings = dict(arm.settings)
         settings |= {k: True for k in ("largest_component", "sliding") if getattr(arm, k)}

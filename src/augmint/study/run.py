@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from augmint.cluster import Crew, check_cpus, crew_at
+from augmint.data.dataset import Dataset, open_dataset
+from augmint.data.splits import without_labels
 from augmint.errors import AugmintError
 from augmint.progress import Talk
 from augmint.report import write_json
 from augmint.staging import write_text
 from augmint.study.arms import rules_of
-from augmint.study.plan import Plan, Unit, open_part, plan_study
+from augmint.study.plan import Plan, Unit, of_patients, open_part, plan_study
 from augmint.study.record import on_record, seconds_of
 from augmint.study.spec import Study, read_study
 
@@ -215,12 +217,45 @@ def _accepted(made: Path) -> list[str]:
     return [r["case"] for r in rows if r["synthetic"] == "1" and r["accepted"] == "1"]
 
 
+def _fit(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+    from augmint.fit import fit
+
+    a = unit.arguments
+    seen = a["unlabelled"]
+    if seen is not None:
+        seen = of_patients(without_labels(open_part(seen)), seen["patients"])
+    fit(
+        open_part(a), place, method=a["method"], settings=a["settings"], preset=a["preset"],
+        patients=a["patients"], steps=a["steps"], dims=a["dims"], unlabelled=seen, seed=a["seed"],
+        device=device, resume=True, talk=talk,
+    )  # fmt: skip
+
+
+def _adapt(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+    from augmint.adapt import adapt
+
+    a = unit.arguments
+    adapt(
+        folder / f"units/fit_{a['run']}", open_part(a), place, settings=a["settings"],
+        patients=a["patients"], repeats=a["repeats"], seed=a["seed"], device=device, resume=True,
+        talk=talk,
+    )  # fmt: skip
+
+
 def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+    """An evaluation, of images as they are or as they were shifted before."""
+    from augmint.adapt import repeats_of
     from augmint.evaluate import evaluate
 
     a = unit.arguments
+    data = open_part(a)
+    looks: tuple[Path | Dataset, ...] = ()
+    if "shifted" in a:
+        shifted = folder / f"units/adapt_{a['shifted']}"
+        looks = (*repeats_of(shifted), data) if a["repeats"] > 1 else ()
+        data = open_dataset(shifted)
     evaluate(
-        folder / f"units/train_{a['run']}", open_part(a), place, patients=a["patients"],
+        folder / f"units/train_{a['run']}", data, place, patients=a["patients"], looks=looks,
         tolerance=a["tolerance"], largest_component=a.get("largest_component", False),
         sliding=a.get("sliding", False), allow_same_names=a.get("allow_same_names", False),
         device=device, resume=True, talk=talk,
@@ -230,6 +265,8 @@ def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
 DOERS: Mapping[str, Callable[[Unit, Path, Path, str, Talk], None]] = {
     "generate": _generate,
     "train": _train,
+    "fit": _fit,
+    "adapt": _adapt,
     "evaluate": _evaluate,
 }
 
@@ -243,8 +280,15 @@ def plan_in_words(spec: Study, plan: Plan) -> str:
         f"{', '.join(map(str, sizes))} training patients, {draws} "
         f"{'fold' if spec.folds else 'draw'}(s), {len(spec.seeds)} seed(s); "
         f"{plan.count('generate')} generations, {plan.count('train')} trainings, "
+        f"{_shifts(plan)}"
         f"{plan.count('evaluate')} evaluations"
     )
+
+
+def _shifts(plan: Plan) -> str:
+    """The units that shift test images, in words; empty without any."""
+    shifts = plan.count("adapt")
+    return f"{plan.count('fit')} fits and {shifts} shifts of test images, " if shifts else ""
 
 
 def _log_reading(folder: Path, spec: Study, plan: Plan, outcomes: Mapping[str, Outcome]) -> None:

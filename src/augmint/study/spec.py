@@ -28,7 +28,7 @@ LabelMap = dict[str, str | None]
 # Fields that came later: where they say nothing, a protocol keeps the hash it had before them.
 LATER = (
     "domains", "label_map", "arms_at_larger_sizes", "allow_same_names", "largest_component",
-    "sliding", "failure_hd", "gates", "rules",
+    "sliding", "failure_hd", "gates", "rules", "adapt", "protocol",
 )  # fmt: skip
 # Fields of a segmenter that a study says in its own words.
 ELSEWHERE = {
@@ -68,6 +68,28 @@ class Generator(_Strict):
     filtered: bool = True
 
 
+class Adaptation(_Strict):
+    """Test images shifted towards the training domain before they are segmented.
+
+    The segmenter is that of the arm it is like; nothing is trained anew, and no label of a test is
+    read.
+
+    Attributes:
+        method: A name in `METHODS`, or `module:Class`, of a method that adapts.
+        settings: Fields of the method.
+        steps: Optimiser steps of its networks, instead of the preset's.
+        repeats: Translations of each image; the probabilities of all of them and, where there are
+            several, of the image as it was are averaged.
+        unlabelled: The test's images join the fit without their labels.
+    """
+
+    method: str = "reference_shift"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    steps: int | None = Field(None, ge=1)
+    repeats: int = Field(1, ge=1)
+    unlabelled: bool = False
+
+
 class Arm(_Strict):
     """One way to train; all arms take the same number of steps on the same real patients.
 
@@ -81,6 +103,8 @@ class Arm(_Strict):
             training is that of the arm it is like.
         sliding: Slide the window over what of a case lies outside it. The training is that of the
             arm it is like, too.
+        adapt: How test images are shifted before they are segmented, or None. The training is that
+            of the arm it is like, again.
         null: Identical to the arm it is like, under other seeds: what it gains is noise.
     """
 
@@ -91,6 +115,7 @@ class Arm(_Strict):
     settings: dict[str, Any] = Field(default_factory=dict)
     largest_component: bool = False
     sliding: bool = False
+    adapt: Adaptation | None = None
     null: bool = False
 
     @field_validator("settings")
@@ -153,6 +178,8 @@ class Study(_Strict):
         draws: Random draws of patients for each size, at sizes below all.
         folds: Cross-validation of the training dataset instead of draws; each fold's held
             patients are tested on under the name `held out`.
+        protocol: What may be seen of a test before it is segmented: with `generalisation`, which is
+            meant by default, nothing; with `adaptation` its images, never a label.
         group: A column of cases.csv to split the results on `held out` by.
         tests: External or held-out patients.
         arms: Name to arm.
@@ -179,6 +206,7 @@ class Study(_Strict):
     sizes: list[Size] | None = Field(None, min_length=1)
     draws: int = Field(1, ge=1)
     folds: int = Field(0, ge=0)
+    protocol: Literal["generalisation", "adaptation"] | None = None
     group: str | None = None
     tests: list[Test] = Field(default_factory=list)
     arms: dict[str, Arm]
@@ -313,7 +341,7 @@ def _outspoken(value: Any) -> Any:
 
 
 CALLED: dict[Kind, str] = {
-    Study: "a study", Arm: "an arm", Generator: "synthetic", Test: "a test",
+    Study: "a study", Arm: "an arm", Generator: "synthetic", Adaptation: "adapt", Test: "a test",
     Endpoint: "the endpoint",
 }  # fmt: skip
 
@@ -338,10 +366,16 @@ def _belongs(kind: Kind, name: str, value: Any) -> str:
     if kind is Arm and name in Generator.model_fields:
         found.append(f"the generator's fields go under synthetic: {pair}")
     of_methods: set[str] = {f.name for method in METHODS.values() for f in fields(method)}
-    if kind in (Arm, Generator) and name in of_methods - set(ELSEWHERE):
-        whole = f"settings: {pair}" if kind is Generator else f"synthetic: {{settings: {pair}}}"
+    if kind in (Arm, Generator, Adaptation) and name in of_methods - set(ELSEWHERE):
+        whole = (
+            f"settings: {pair}"
+            if kind in (Generator, Adaptation)
+            else f"synthetic: {{settings: {pair}}}"
+        )
         found.append(f"the method's fields go under {whole}")
-    owners = [c for k, c in CALLED.items() if k is not Generator and name in k.model_fields]
+    owners = [
+        c for k, c in CALLED.items() if k not in (Generator, Adaptation) and name in k.model_fields
+    ]
     if owners and not found:
         found.append(f"{' and '.join(owners)} has such a field")
     return "; ".join(found)
