@@ -25,7 +25,7 @@ from augmint.quality.validity_rules import WORDS
 from augmint.segmentation.augmentation import AUGMENTATIONS
 from augmint.segmentation.networks import SEGMENTERS
 from augmint.segmentation.training import SegmenterConfig
-from augmint.study.spec import ELSEWHERE, Arm, Endpoint, Generator, Study, Test
+from augmint.study.spec import ELSEWHERE, Adaptation, Arm, Endpoint, Generator, Study, Test
 
 HERE = Path(__file__).parent / "reference"
 
@@ -91,7 +91,8 @@ NAMES = {
 FROM_PRESET = ("width", "steps", "warmup", "batch_size", "validate_every")
 # Heading of each part of a study's file.
 PARTS = {
-    "Study": Study, "Test": Test, "Arm": Arm, "Synthetic": Generator, "Endpoint": Endpoint,
+    "Study": Study, "Test": Test, "Arm": Arm, "Synthetic": Generator, "Adapt": Adaptation,
+    "Endpoint": Endpoint,
 }  # fmt: skip
 
 

@@ -18,7 +18,18 @@ LEVELS = (
     {"case", "progress", "staging", "presets", "weights", "precision", "cluster"},
     {"imaging", "data", "diffusion"},
     {"methods", "segmentation", "evaluation"},
-    {"quality", "prepare", "fit", "generate", "shards", "synthetic", "augment", "gating", "report"},
+    {
+        "quality",
+        "prepare",
+        "fit",
+        "generate",
+        "shards",
+        "synthetic",
+        "augment",
+        "gating",
+        "report",
+        "calibrate",
+    },
     # What commands call: these parts, and every module of its own beside them.
     {"study", "survey", "audit"},
     {"cli"},
@@ -102,8 +113,9 @@ def test_parts_that_never_meet(part, never):
 
 def test_methods_do_not_import_each_other():
     # protocol.py is what they share, __init__.py is their list.
-    # The stage of label maps is no method of its own.
-    common = {"augmint.methods", "augmint.methods.protocol", "augmint.methods.label_diffusion"}
+    # The stage of label maps and the strength of a shift are no methods of their own.
+    names = ("", ".protocol", ".label_diffusion", ".shift_strength")
+    common = {f"augmint.methods{name}" for name in names}
     for module, path in MODULES.items():
         if part_of(module) == "methods" and module not in common:
             others = {m for m in imports_of(path) if part_of(m) == "methods"} - common

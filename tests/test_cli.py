@@ -32,6 +32,10 @@ FLAGS = {
         "--out", "--set", "--ask", "--copies", "--patients", "--shard", "--preset", "--dims",
         "--dry-run", *RAY, *SHARED, *READS,
     },
+    "adapt": {
+        "--out", "--set", "--segmenter", "--repeats", "--largest-component", "--patients", *SHARED,
+        *READS,
+    },
     "augment": {
         "--out", "--method", "--set", "--ask", "--copies", "--preset", "--patients", "--folds",
         "--hold-back", "--gates", "--rules", "--steps", "--dims", "--dry-run", *SHARED, *READS,
