@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from augmint.adapt import adapt
     from augmint.audit.run import audit
     from augmint.augment import augment
     from augmint.case import Case, Grid, IntensityMap, Provenance
@@ -42,6 +43,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "Grid": ("augmint.case", "Grid"),
     "IntensityMap": ("augmint.case", "IntensityMap"),
     "Provenance": ("augmint.case", "Provenance"),
+    "adapt": ("augmint.adapt", "adapt"),
     "augment": ("augmint.augment", "augment"),
     "demo": ("augmint.demo", "demo"),
     "doctor": ("augmint.doctor", "doctor"),
@@ -76,6 +78,7 @@ __all__ = [
     "Grid",
     "IntensityMap",
     "Provenance",
+    "adapt",
     "audit",
     "augment",
     "demo",
