@@ -28,7 +28,7 @@ arms:
   twice: {like: stack, adapt: {settings: {strength: 0.3}, steps: 2, repeats: 2}}
   energy:
     like: stack
-    adapt: {settings: {translator: energy, strength: 0.3}, steps: 2, unlabelled: true}
+    adapt: {settings: {translator: energy, strength: 0.3}, steps: 2, unlabelled: other}
 baseline: stack
 endpoint: {test: other}
 seeds: [0]
@@ -70,8 +70,15 @@ def test_only_a_study_that_says_so_may_see_test_images(base: Path):
     for text in (told, FILE.replace("protocol: adaptation\n", "")):
         path = base / "blind.yaml"
         path.write_text(text)
-        with pytest.raises(AugmintError, match="sees them.*protocol: adaptation"):
+        with pytest.raises(AugmintError, match=r"sees them.*protocol: adaptation"):
             read_study(path)
+
+
+def test_unlabelled_images_are_those_of_a_test(base: Path):
+    path = base / "unknown.yaml"
+    path.write_text(FILE.replace("unlabelled: other", "unlabelled: elsewhere"))
+    with pytest.raises(AugmintError, match="'elsewhere' is no test; tests: other"):
+        read_study(path)
 
 
 def test_a_method_that_cannot_adapt_is_told(base: Path):
@@ -127,7 +134,7 @@ def test_the_report_says_how_images_were_shifted(done: Path):
     text = (done / "report.md").read_text()
     assert 'test images shifted by reference_shift {"translator": "histogram"}' in text
     assert "2 times" in text
-    assert "fitted with the tests' images too" in text
+    assert "fitted with images of other too" in text
 
 
 def test_hours_of_fits_and_shifts_are_counted(plan: Plan):

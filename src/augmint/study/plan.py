@@ -120,6 +120,7 @@ def plan_study(study: Study, base: Path) -> Plan:
     _check_label(study, source, targets)
     for target in targets:
         _check_names(target, source, everyone)
+    by_name = {target.name: target for target in targets}
     units: dict[str, Unit] = {}
     cells: list[Cell] = []
 
@@ -138,7 +139,7 @@ def plan_study(study: Study, base: Path) -> Plan:
         for network, name, seed in product(study.networks, arms, study.seeds):
             trained = _train(study, source, draw, name, network, seed, asked.get(name), add)
             for target in at:
-                shifted = _shift(study, source, target, draw, name, add)
+                shifted = _shift(study, source, target, by_name, draw, name, add)
                 unit = add(_evaluate(study, target, draw, name, seed, trained, shifted))
                 cells.append(
                     Cell(draw.size, draw.number, network, name, seed, target.name, unit.key)
@@ -200,6 +201,12 @@ class _Target:
     part: _Part
     patients: Sequence[str] | None
     allow_same_names: bool = False
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What opens it again, with its patients."""
+        patients = None if self.patients is None else list(self.patients)
+        return {**self.part.arguments, "patients": patients}
 
 
 def _labelled(dataset: Dataset) -> frozenset[str]:
@@ -333,6 +340,7 @@ def _shift(
     study: Study,
     source: _Part,
     target: _Target,
+    seen: Mapping[str, _Target],
     draw: Draw,
     name: str,
     add: Callable[[Unit], Unit],
@@ -349,16 +357,15 @@ def _shift(
     loose = needs_no_fit(build_method(shift.method, shift.settings))
     fixed = {k: v for k, v in shift.settings.items() if k not in loose}
     where = f"{len(draw.train)} patients, draw {draw.number}"
-    patients = None if target.patients is None else list(target.patients)
-    seen = {**target.part.arguments, "patients": patients} if shift.unlabelled else None
+    foreign = None if shift.unlabelled is None else seen[shift.unlabelled].arguments
     facts = {
         **source.arguments, "patients": list(draw.train), "method": shift.method,
         "settings": fixed, "steps": shift.steps, "preset": study.preset, "dims": study.dims,
-        "unlabelled": seen, "seed": draw.number,
+        "unlabelled": foreign, "seed": draw.number,
     }  # fmt: skip
     fitted = add(Unit("fit", facts, title=f"{shift.method}, {where}"))
     arguments = {
-        "run": fitted.key, **target.part.arguments, "patients": patients,
+        "run": fitted.key, **target.arguments,
         "settings": {k: v for k, v in shift.settings.items() if k in loose},
         "repeats": shift.repeats, "seed": draw.number,
     }  # fmt: skip
@@ -374,12 +381,7 @@ def _evaluate(
     trained: Unit,
     shifted: Unit | None,
 ) -> Unit:
-    patients = target.patients
-    arguments: dict[str, Any] = {
-        "run": trained.key, **target.part.arguments,
-        "patients": None if patients is None else list(patients),
-        "tolerance": study.tolerance,
-    }  # fmt: skip
+    arguments = {"run": trained.key, **target.arguments, "tolerance": study.tolerance}
     arm = study.arm(name)
     if arm.largest_component:
         arguments["largest_component"] = True

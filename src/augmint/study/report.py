@@ -171,7 +171,8 @@ def _arms_table(study: Study) -> list[list[str]]:
         if arm.adapt is not None:
             made += f"; test images shifted by {arm.adapt.method} {json.dumps(arm.adapt.settings)}"
             made += f", {arm.adapt.repeats} times" * (arm.adapt.repeats > 1)
-            made += ", fitted with the tests' images too" * arm.adapt.unlabelled
+            if arm.adapt.unlabelled is not None:
+                made += f", fitted with images of {arm.adapt.unlabelled} too"
         role = " (baseline)" if name == study.baseline else " (null)" if arm.null else ""
         settings = dict(arm.settings)
         settings |= {k: True for k in ("largest_component", "sliding") if getattr(arm, k)}

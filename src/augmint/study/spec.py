@@ -80,14 +80,14 @@ class Adaptation(_Strict):
         steps: Optimiser steps of its networks, instead of the preset's.
         repeats: Translations of each image; the probabilities of all of them and, where there are
             several, of the image as it was are averaged.
-        unlabelled: The test's images join the fit without their labels.
+        unlabelled: Name of a test whose images join the fit without their labels.
     """
 
     method: str = "reference_shift"
     settings: dict[str, Any] = Field(default_factory=dict)
     steps: int | None = Field(None, ge=1)
     repeats: int = Field(1, ge=1)
-    unlabelled: bool = False
+    unlabelled: str | None = None
 
 
 class Arm(_Strict):
@@ -279,6 +279,11 @@ class Study(_Strict):
                 "an endpoint of failure needs failure_hd, the Hausdorff distance above which a "
                 "label has failed, such as failure_hd: 20 where distances are in mm",
             )
+        known = [t.name for t in self.tests]
+        for name, arm in self.arms.items():
+            if arm.adapt and arm.adapt.unlabelled not in (None, *known):
+                place = ("arms", name, "adapt", "unlabelled")
+                yield place, f"{arm.adapt.unlabelled!r} is no test; tests: {', '.join(known)}"
         chosen, field = self.arms_at_larger_sizes, ("arms_at_larger_sizes",)
         for name in chosen or ():
             if name not in self.arms:
