@@ -676,3 +676,62 @@ def test_unknown_names_are_answered_with_the_known_ones(tmp_path):
         dataset.select(domains=["X"])
     with pytest.raises(AugmintError, match="nowhere: no such folder or JSON file; check"):
         open_dataset(tmp_path / "nowhere")
+
+
+def test_a_mere_folder_of_images_is_a_dataset_where_masks_are_not_needed(tmp_path):
+    for place in ("b/patient002_frame01", "b/patient002_frame02", "a/patient001_frame01"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        save(tmp_path / f"{place}.nii.gz", picture(shape=(8, 9, 3)))
+    save(tmp_path / ".hidden.nii.gz", picture(shape=(8, 9, 3)))
+    with pytest.raises(AugmintError, match="not a dataset"):
+        open_dataset(tmp_path)
+    dataset = open_dataset(tmp_path, bare=True)
+    assert (dataset.layout, dataset.file_ending) == ("images", ".nii.gz")
+    names = ["patient001_frame01", "patient002_frame01", "patient002_frame02"]
+    assert [i.case_id for i in dataset.items] == names
+    assert dataset.patients == ("patient001", "patient002")
+    assert [i.columns["folder"] for i in dataset.items] == ["a", "b", "b"]
+    assert all(case.mask is None for case in dataset)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AugmintError, match="not a dataset"):
+        open_dataset(tmp_path / "empty", bare=True)
+
+
+def test_a_labelled_dataset_is_none_of_images_alone(tmp_path):
+    root = make_nnunet(tmp_path / "D", ["a_001"])
+    assert open_dataset(root, bare=True) == open_dataset(root)
+
+
+def test_numbered_files_of_a_mere_folder_are_channels(tmp_path):
+    for name in ("a_001", "b_001"):
+        for channel in (1, 0):
+            save(tmp_path / f"{name}_{channel:04d}.png", picture(channel))
+    dataset = open_dataset(tmp_path, bare=True)
+    assert [i.case_id for i in dataset.items] == ["a_001", "b_001"]
+    for item in dataset.items:
+        assert [p.name[-8:-4] for p in item.images] == ["0000", "0001"]
+    save(tmp_path / "c_001_0000.png", picture())
+    # One that lacks a channel shows that the numbers mean something else.
+    assert len(open_dataset(tmp_path, bare=True)) == 5
+
+
+def test_numbers_of_patients_are_no_channels(tmp_path):
+    for number in (1, 2, 3):
+        save(tmp_path / f"patient_{number:04d}.png", picture(number))
+    dataset = open_dataset(tmp_path, bare=True)
+    assert [len(i.images) for i in dataset.items] == [1, 1, 1]
+
+
+def test_one_stem_in_two_formats_is_refused(tmp_path):
+    save(tmp_path / "a.png", picture())
+    save(tmp_path / "a.nii.gz", picture())
+    with pytest.raises(AugmintError, match="two images share the stem of a; keep one format"):
+        open_dataset(tmp_path, bare=True)
+
+
+def test_stems_that_collide_are_told_apart_by_their_folders(tmp_path):
+    for folder in ("p1", "p2"):
+        (tmp_path / folder).mkdir()
+        save(tmp_path / folder / "image.png", picture())
+    dataset = open_dataset(tmp_path, bare=True)
+    assert [i.case_id for i in dataset.items] == ["p1_image", "p2_image"]

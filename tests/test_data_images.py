@@ -9,6 +9,7 @@ import SimpleITK
 from augmint.case import Grid
 from augmint.data.images import (
     ending_of,
+    keep_header,
     read_affine,
     read_image,
     read_mask,
@@ -474,3 +475,35 @@ def test_itk_reads_sheared_axes_by_the_nearest_rotation(tmp_path):
     assert np.allclose(np.diag([-1, -1, 1]) @ axes, SHEARED[:3, :3] / spacing, atol=0.1)
     write_image(path, noise((1, 4, 5, 6), "int16"), grid_for((4, 5, 6), OBLIQUE))
     assert int(nibabel.load(path).header["qform_code"]) == 0
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+def test_all_else_of_a_header_is_kept(tmp_path, ending, dtype):
+    old = nibabel.Nifti1Image(noise((4, 5, 6), "int16"), None)
+    old.set_sform(OBLIQUE, code=4)
+    old.set_qform(OBLIQUE, code=2)
+    old.header["descrip"], old.header["cal_max"] = b"scanner B", 77
+    old.header["pixdim"][4:] = 2.5
+    old.header.set_slope_inter(2, 7)
+    nibabel.save(old, tmp_path / "old.nii.gz")
+    values, new = noise((1, 4, 5, 6), dtype, seed=1), tmp_path / f"new{ending}"
+    write_image(new, values, grid_for((4, 5, 6), OBLIQUE))
+    keep_header(new, tmp_path / "old.nii.gz")
+    found, before = nibabel.load(new), nibabel.load(tmp_path / "old.nii.gz")
+    assert np.array_equal(np.asanyarray(found.dataobj), values[0])
+    assert found.get_data_dtype() == np.dtype(dtype)
+    assert np.array_equal(found.affine, before.affine)
+    for key in ("qform_code", "sform_code", "descrip", "pixdim", "cal_max", "xyzt_units"):
+        assert np.array_equal(found.header[key], before.header[key]), key
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted({new.name, "old.nii.gz"})
+
+
+def test_a_header_of_another_shape_or_format_is_not_taken(tmp_path):
+    for name in ("new.nii.gz", "new.png", "flat.nii.gz"):
+        shape = (4, 5, 6) if name == "new.nii.gz" else (4, 5)
+        write_image(tmp_path / name, noise((1, *shape), "uint8"), grid_for(shape))
+    for name in ("new.png", "new.nii.gz"):
+        before = (tmp_path / name).read_bytes()
+        keep_header(tmp_path / name, tmp_path / "flat.nii.gz")
+        assert (tmp_path / name).read_bytes() == before

@@ -9,6 +9,7 @@ from augmint.data.splits import (
     hold_back,
     leave_one_domain_out,
     patients_seen,
+    without_labels,
 )
 from augmint.errors import AugmintError
 from test_data_dataset import make_nnunet, write_csv
@@ -182,3 +183,13 @@ def test_a_run_that_does_not_say_what_it_saw_is_refused(run):
 
 def test_patients_seen_are_those_of_generator_and_gate():
     assert patients_seen(run_with((2, ["a"], ["b"], ["c"])), 2) == {"a", "b"}
+
+
+def test_labels_that_must_not_be_seen_cannot_be_read(tmp_path):
+    dataset = vendor_dataset(tmp_path, {"A": 2})
+    bare = without_labels(dataset)
+    assert [i.case_id for i in bare.items] == [i.case_id for i in dataset.items]
+    assert (bare.patients, bare.domains) == (dataset.patients, dataset.domains)
+    for path in (dataset.root / "labelsTr").iterdir():
+        path.unlink()
+    assert all(case.mask is None for case in bare)

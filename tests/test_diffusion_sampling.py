@@ -14,6 +14,7 @@ from augmint.diffusion.sampling import (
     follow_energy,
     generator_for,
     keep_known,
+    low_frequencies,
     match_low_frequencies,
     sample,
     sample_jobs,
@@ -328,3 +329,18 @@ def test_jobs_come_back_in_order_from_padded_batches_read_lazily():
 
 def test_no_jobs_no_evaluations():
     assert list(sample_jobs([], lambda jobs: pytest.fail("ran"), batch_size=3)) == []
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 24), (16, 8, 24)])
+def test_low_frequencies_keep_the_mean_and_lose_fine_detail(shape):
+    x = torch.full((2, 1, *shape), 0.3)
+    torch.testing.assert_close(low_frequencies(x, 8), x)
+    stripes = torch.tensor([1.0, -1.0]).repeat(shape[-1] // 2).expand(2, 1, *shape)
+    assert float(low_frequencies(x + stripes, 8).sub(0.3).abs().max()) < 1e-5
+    assert low_frequencies(stripes, 8).shape == stripes.shape
+
+
+def test_low_frequencies_of_an_image_smaller_than_the_factor_are_its_mean():
+    x = normal(1, 2, 6, 5)
+    mean = x.mean((2, 3), keepdim=True).expand_as(x)
+    torch.testing.assert_close(low_frequencies(x, 16), mean)

@@ -215,3 +215,37 @@ def test_a_resampled_mask_holds_only_its_classes():
     mask = torch.randint(4, (17, 19), generator=torch.Generator().manual_seed(0)) * 2
     assert set(resample_mask(mask, (40, 13)).unique().tolist()) <= {0, 2, 4, 6}
     assert resample_mask(mask, (17, 19)) is mask
+
+
+CUT = replace(IN_MM, window=(16, 16))
+
+
+@pytest.mark.parametrize("shape", [(61, 60), (61, 60, 5)])
+def test_a_change_goes_back_to_where_it_was_made(shape):
+    case = case_of(shape, (1.0, 1.0, 8.0)[: len(shape)])
+    plane = replace(case.grid, shape=shape)
+    change = torch.zeros(1, 16, 16)
+    change[0, 2:6, 9:14] = 1.5
+    back = CUT.change_to_native(change, plane)
+    assert back.shape == (1, 61, 60)
+    # Outside the window nothing changes, and a change may exceed the range of an image.
+    assert float(back.max()) == pytest.approx(1.5, abs=0.01)
+    assert not back[:, :15].any()
+    rows, columns = back[0].sum(1), back[0].sum(0)
+    if len(shape) == 3:
+        rows, columns = columns, rows  # volumes store x, the columns of a plane, first
+    middle = [float((w * torch.arange(len(w))).sum() / w.sum()) for w in (rows, columns)]
+    # The centre of the window lies in that of the image; a pixel is 1.5 native ones.
+    centres = [(n - 1) / 2 for n in ((61, 60) if len(shape) == 2 else (60, 61))]
+    wanted = [c + 1.5 * (k - 7.5) for c, k in zip(centres, (3.5, 11))]
+    assert middle == pytest.approx(wanted, abs=0.8)
+
+
+def test_no_change_is_none_anywhere():
+    grid = case_of((61, 60), (1.0, 1.0)).grid
+    assert not CUT.change_to_native(torch.zeros(2, 16, 16), grid).any()
+    solid = case_of((30, 31, 33), (1.2, 1.1, 1.0)).grid
+    change = torch.full((1, 40, 40, 40), -1.5)
+    torch.testing.assert_close(
+        SOLID.change_to_native(change, solid), torch.full((1, 30, 31, 33), -1.5)
+    )

@@ -230,3 +230,29 @@ def test_no_specks_along_the_edge_of_the_window(size):
     grid = WorkingGrid(dims=2, canvas=(64, 64), window=(48, 48), spacing_mm=None, longest=64)
     network = Segmenter(SegmenterSpec("unet", 2, 1, 3, 8), Background(), 1)
     assert int(predict_case([network], case, grid).count_nonzero()) == 0
+
+
+def test_looks_of_a_case_are_averaged():
+    dark, bright = bright_case((12, 12, 2)), bright_case((12, 12, 2), (slice(3, 7),) * 3)
+    grid = WorkingGrid(dims=2, canvas=(12, 12), window=(12, 12), spacing_mm=(1.0, 1.0))
+    network = Segmenter(SegmenterSpec("unet", 2, 1, 2, 8), Threshold(), 1)
+    inside = (bright.image[0] > 0).long()
+
+    def found(first, *looks):
+        return predict_case([network], first, grid, looks=looks)
+
+    assert torch.equal(found(bright), inside)
+    assert not found(dark).any()
+    assert torch.equal(found(bright, bright), inside)
+    # In logits of 20 x brightness a sure look counts as one voice of three, whatever its order.
+    for looks in ((dark, dark, bright), (dark, bright, dark), (bright, dark, dark)):
+        assert not found(*looks).any()
+        assert torch.equal(found(*looks, bright, bright), inside)
+
+
+def test_looks_are_averaged_over_all_networks(network):
+    cases = [replace(bright_case((14, 16, 3)), image=noise(1, 14, 16, 3, seed=k).clamp(-1, 1))
+             for k in range(2)]  # fmt: skip
+    grid = WorkingGrid(dims=2, canvas=(16, 16), window=(16, 16), spacing_mm=(1.0, 1.0))
+    one = predict_case([network, network], cases[0], grid, looks=cases[1:])
+    assert torch.equal(one, predict_case([network], cases[0], grid, looks=cases[1:]))

@@ -28,7 +28,7 @@ from augmint.progress import Talk
 from augmint.report import plane_of, sheet, tile, write_json
 from augmint.segment import SegmenterRun, load_segmenter_run
 from augmint.segmentation.cases import predict_case
-from augmint.staging import WORK, copy_file, output_folder, refuse_existing, write_text
+from augmint.staging import WORK, copy_file, output_folder, write_text
 from augmint.synthetic import converted_ending, keeps_files
 
 SCHEMA_VERSION = 1
@@ -90,8 +90,10 @@ def adapt(
             "`augmint fit SOURCE --method reference_shift -o RUN`"
         )
     opened = data if isinstance(data, Dataset) else open_dataset(data, bare=True)
-    whole = replace(opened, items=tuple(i for i in opened.items if not i.synthetic))
-    dataset = choose_patients(whole, patients, seed)
+    real = tuple(i for i in opened.items if not i.synthetic)
+    if not real:
+        raise AugmintError(f"{opened.root}: every case is synthetic; adapt real images")
+    dataset = choose_patients(replace(opened, items=real), patients, seed)
     target = without_labels(dataset)
     judge = None if segmenter is None else load_segmenter_run(segmenter, where)
     request = dict(
@@ -100,7 +102,6 @@ def adapt(
         segmenter=None if segmenter is None else str(Path(segmenter).resolve()),
         largest_component=largest_component, seed=seed,
     )  # fmt: skip
-    refuse_existing(Path(out))
     with output_folder(Path(out), request, resume=resume) as folder:
         writer = _Writer(fitted, dataset, folder, judge, largest_component, where)
         todo = _unfinished(target, writer)
@@ -145,7 +146,8 @@ def _shifted(
             if native.image.shape[0] != fitted.facts.channels:
                 raise AugmintError(
                     f"case {item.case_id!r} has {native.image.shape[0]} channel(s), the run was "
-                    f"fitted on {fitted.facts.channels}; give the same channels"
+                    f"fitted on {fitted.facts.channels}; give the same channels (CASE_0000, "
+                    "CASE_0001, ... are channels of CASE)"
                 )
             held.append((item, native))
             yield fitted.facts.grid.to_working(native)
@@ -175,7 +177,6 @@ class _Writer:
         self.ending = dataset.file_ending if self.as_is else converted_ending(dataset)
         # nnU-Net keeps images that nobody labelled apart.
         self.part = "Tr" if _masked(dataset) else "Ts"
-        (folder / WORK / "rows").mkdir(parents=True, exist_ok=True)
 
     def row_of(self, item: Item) -> Path:
         """Where the row of a case stands once it is finished."""
@@ -249,6 +250,8 @@ class _Writer:
 
     def finish(self, request: Mapping[str, Any], seconds: float) -> list[dict[str, Any]]:
         """Tables, dataset.json, run.json and the sheet; returns the rows."""
+        for path in self.folder.rglob(".*.tmp*"):  # half-written files that a kill left
+            path.unlink()
         rows = [json.loads(self.row_of(i).read_text()) for i in self.dataset.items]
         _write_table(self.folder / "adapt.csv", rows)
         columns = ("case", "patient", "domain")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from augmint.case import Case
+from augmint.case import Case, Grid
 from augmint.data.pool import Pool
 from augmint.data.splits import hold_back
 from augmint.errors import AugmintError
 from augmint.imaging.style import measure_style
 from augmint.imaging.working import working_plane
+from augmint.methods.protocol import DatasetFacts
 from augmint.methods.reference_shift import (
     PLAIN,
     TRANSLATORS,
@@ -29,7 +30,6 @@ from augmint.methods.reference_shift import (
 from augmint.methods.shift_strength import (
     LEVELS,
     Calibration,
-    largest_strength,
     save_calibration,
     source_errors,
 )
@@ -96,29 +96,56 @@ def calibrate(
     """
     facts = prepared.facts
     kept = [p for p in sorted(set(prepared.pool.patient_ids)) if p not in set(held)]
-    window = prepared.pool.crop(facts.grid.window)
-    watcher = _watcher(window.select(kept), facts.num_classes, folder, config, device, talk)
-    style = measure_style(volume for _, volume in _volumes(window.select(kept)))
-    dataset = prepared.dataset.select(patients=list(held))
-    cases = [facts.grid.to_working(case) for case in dataset]
-    parts = {**networks}
+    window = prepared.pool.crop(facts.grid.window).select(kept)
+    watcher = _watcher(window, facts.num_classes, folder, config, device, talk)
+    cases: list[Case] = []
+    grids: list[Grid] = []
+    for case in prepared.dataset.select(patients=list(held)):
+        cases.append(facts.grid.to_working(case))
+        grids.append(case.grid)
     mean: Sequence[float] = ()
     deviation: Sequence[float] = ()
     limit = 0.0
     if method.learned:
-        errors = denoising_errors(parts, cases, facts, method.batch_size)
+        errors = denoising_errors(networks, cases, facts, method.batch_size)
         pooled = by_patient(cases, errors, facts)
         mean, deviation, limit = source_errors(list(pooled.values()))
-    bare = Calibration(
-        tuple(mean), tuple(deviation), limit, {}, {}, tuple(sorted(held)), style
+    found = Calibration(
+        tuple(mean), tuple(deviation), limit, {}, {}, tuple(sorted(held)),
+        measure_style(_volumes(window)),
     )  # fmt: skip
-    parts["calibration"] = bare
-    chosen = cases[:: max(1, -(-len(cases) // WATCHED))]
-    watched = [_Watched.of(case, watcher, prepared, device) for case in chosen]
+    step = max(1, -(-len(cases) // WATCHED))
+    watched = [
+        _Watched.of(case, grid, watcher, facts, device)
+        for case, grid in zip(cases[::step], grids[::step])
+    ]
+    movement = _movement(
+        method, {**networks, "calibration": found}, facts, watched, watcher,
+        seed=seed, device=device, talk=talk,
+    )  # fmt: skip
+    found = replace(found, movement=movement)
+    strengths = {name: found.largest(name, method.movement) for name in movement}
+    found = replace(found, strengths=strengths)
+    save_calibration(folder, found)
+    return found
+
+
+def _movement(
+    method: ReferenceShift,
+    parts: Mapping[str, Any],
+    facts: DatasetFacts,
+    watched: Sequence[_Watched],
+    watcher: Segmenter,
+    *,
+    seed: int,
+    device: torch.device,
+    talk: Talk,
+) -> dict[str, dict[str, float]]:
+    """Translator to, for each strength, how far contours move on average, in pixels."""
     offered = [t for t in TRANSLATORS if _offered(t, method, facts.unlabelled)]
-    total = sum(len(WEIGHTS.get(t, LEVELS)) for t in offered)
     movement: dict[str, dict[str, float]] = {t: {} for t in offered}
     done = 0
+    total = sum(len(WEIGHTS.get(t, LEVELS)) for t in offered)
     with talk.bar("calibrate strengths", total) as update:
         for translator in offered:
             shifter = replace(method, translator=translator)
@@ -131,13 +158,7 @@ def calibrate(
                 movement[translator][f"{strength:g}"] = round(mean_moved, 4)
                 done += 1
                 update(done, translator)
-    strengths = {
-        name: largest_strength({float(s): m for s, m in rows.items()}, method.movement)
-        for name, rows in movement.items()
-    }
-    found = replace(bare, strengths=strengths, movement=movement)
-    save_calibration(folder, found)
-    return found
+    return movement
 
 
 def _offered(translator: str, method: ReferenceShift, unlabelled: int) -> bool:
@@ -166,12 +187,12 @@ def _watcher(
     return load_segmenter(where, device)[0]
 
 
-def _volumes(pool: Pool) -> list[tuple[str, Tensor]]:
+def _volumes(pool: Pool) -> Iterator[Tensor]:
     """The planes (Z, C, *window) of each case of a pool."""
     rows: dict[str, list[int]] = {}
     for index, name in enumerate(pool.case_ids):
         rows.setdefault(name.partition("#z")[0], []).append(index)
-    return [(name, pool.images[index].float()) for name, index in rows.items()]
+    return (pool.images[index].float() for index in rows.values())
 
 
 @dataclass(frozen=True)
@@ -193,10 +214,10 @@ class _Watched:
     pixel: tuple[float, ...]
 
     @staticmethod
-    def of(case: Case, watcher: Segmenter, prepared: Prepared, device: torch.device) -> _Watched:
-        facts = prepared.facts
-        item = next(i for i in prepared.dataset.items if i.case_id == case.case_id)
-        native = prepared.dataset.load(item).grid
+    def of(
+        case: Case, native: Grid, watcher: Segmenter, facts: DatasetFacts, device: torch.device
+    ) -> _Watched:
+        """Watch a case on the canvas, whose stored image has the grid `native`."""
         plane = working_plane(native) if facts.grid.dims == 2 else native
         worked = facts.grid.resampled_shape(native)
         masks = _segmented(watcher, on_window(case, facts), facts.grid.dims, device)

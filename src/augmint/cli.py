@@ -178,7 +178,7 @@ def fit(
 
     made = fit(
         dataset, _given(out, "-o"), init=init,
-        unlabelled=None if unlabelled is None else _open(unlabelled, patient_regex, None),
+        unlabelled=unlabelled and _open(unlabelled, patient_regex, None, bare=True),
         resume=resume, talk=talk, **asked,
     )  # fmt: skip
     _print(_folder(made), as_json)
@@ -272,12 +272,8 @@ def adapt(
 ) -> None:
     """Shift images of another scanner towards the source of a run; no label of theirs is read."""
     from augmint.adapt import adapt
-    from augmint.data.dataset import open_dataset
 
-    dataset = open_dataset(
-        _given(data, "TARGET"), patient_regex=patient_regex,
-        label_map=opt.read_label_map(label_map), bare=True,
-    )  # fmt: skip
+    dataset = _open(data, patient_regex, label_map, name="TARGET", bare=True)
     made = adapt(
         run, dataset, _given(out, "-o"), settings=opt.settings_of(context, settings, None),
         segmenter=segmenter, repeats=repeats, largest_component=largest_component,
@@ -899,12 +895,20 @@ def doctor(as_json: opt.Json = False) -> None:
         raise typer.Exit(1)
 
 
-def _open(data: Path | None, patient_regex: str | None, label_map: list[str] | None) -> Dataset:
+def _open(
+    data: Path | None,
+    patient_regex: str | None,
+    label_map: list[str] | None,
+    *,
+    name: str = "DATA",
+    bare: bool = False,
+) -> Dataset:
     from augmint.data.dataset import open_dataset
 
     return open_dataset(
-        _given(data, "DATA"), patient_regex=patient_regex, label_map=opt.read_label_map(label_map)
-    )
+        _given(data, name), patient_regex=patient_regex,
+        label_map=opt.read_label_map(label_map), bare=bare,
+    )  # fmt: skip
 
 
 def _given(value: Path | None, name: str, *, config: bool = True) -> Path:

@@ -17,7 +17,9 @@ from torch import Tensor
 from augmint.calibrate import calibrate, patients_for_calibration
 from augmint.case import Case
 from augmint.data.dataset import Dataset, open_dataset
+from augmint.data.layout import listed
 from augmint.data.pool import Pool, build_pool
+from augmint.data.splits import without_labels
 from augmint.diffusion.checkpoint import Network, load_network, save_network
 from augmint.diffusion.networks import count_parameters
 from augmint.diffusion.training import TrainingConfig, fit_network, flow_matching, leave
@@ -29,6 +31,7 @@ from augmint.methods import (
     Samples,
     build_method,
     is_calibrated,
+    needs_no_fit,
     sees_whole_frames,
 )
 from augmint.methods.shift_strength import load_calibration
@@ -93,6 +96,8 @@ def fit_method(
     held: tuple[str, ...] = ()
     if is_calibrated(method):
         held = patients_for_calibration(pool.patient_ids, training.seed)
+        if init is not None:
+            _check_unseen(held, init, prepared.dataset.name)
         pool = pool.select(set(pool.patient_ids) - set(held))
         talk.say(f"kept from the fit, to calibrate on: {', '.join(held)}")
     for name, spec in method.networks(prepared.facts).items():
@@ -130,6 +135,22 @@ def fit_method(
             method, fitted, prepared, held, run, sizes, training.seed, device, talk
         )
     return hashes
+
+
+def _check_unseen(held: Sequence[str], init: Path, dataset: str) -> None:
+    """Refuse to calibrate on patients of a dataset whom the run that a fit starts from has seen."""
+    import json
+
+    before = load_run(init, device="cpu")
+    if json.loads((init / "run.json").read_text())["dataset"] != dataset:
+        return
+    own = before.networks.get(CALIBRATION)
+    seen = set(before.generator_patients) - set(own.patients if own else ())
+    if known := sorted(seen & set(held)):
+        raise AugmintError(
+            f"--init {init}: it was fitted on {listed(known)}, whom this fit keeps to calibrate "
+            "on; give the same --seed and patients as to that run, or fit without --init"
+        )
 
 
 def _calibrate(
@@ -291,7 +312,7 @@ def fit(
         prepared = prepare(dataset, sizes, dims=dims, whole=sees_whole_frames(chosen), talk=talk)
         extra = None
         if more is not None:
-            extra = build_pool((replace(c, mask=None) for c in more), prepared.facts.grid)
+            extra = build_pool(more, prepared.facts.grid)
             facts = replace(prepared.facts, unlabelled=len(extra))
             prepared = replace(prepared, facts=facts)
         training = training_config(sizes, prepared.facts, steps, seed)
@@ -341,12 +362,13 @@ def _as_stored(case: Case) -> Case:
 
 
 def _real(unlabelled: Path | str | Dataset) -> Dataset:
-    """The real cases of a dataset, with masks or without."""
-    dataset = unlabelled if isinstance(unlabelled, Dataset) else open_dataset(unlabelled)
-    items = tuple(i for i in dataset.items if not i.synthetic)
+    """The real cases of a dataset, whose masks cannot be read."""
+    if not isinstance(unlabelled, Dataset):
+        unlabelled = open_dataset(unlabelled, bare=True)
+    items = tuple(i for i in unlabelled.items if not i.synthetic)
     if not items:
-        raise AugmintError(f"{dataset.root}: every case is synthetic; a fit needs real images")
-    return replace(dataset, items=items)
+        raise AugmintError(f"{unlabelled.root}: every case is synthetic; a fit needs real images")
+    return without_labels(replace(unlabelled, items=items))
 
 
 def method_with_preset(name: str, settings: Mapping[str, Any] | None, preset: Preset) -> Method:
@@ -487,6 +509,7 @@ def load_run(
             )
         networks[name], hashes[name] = load_network(folder / "checkpoints" / "best" / name, where)
     if is_calibrated(method):
+        _check_calibrated(folder, method, fitted)
         learned = folder / "checkpoints" / "best" / CALIBRATION
         networks[CALIBRATION], hashes[CALIBRATION] = (
             load_calibration(learned), sha256(learned / "config.json"),
@@ -495,6 +518,20 @@ def load_run(
         folder, method, config["method"], facts, networks, hashes,
         tuple(facts_json.get("generator_patients", ())),
     )  # fmt: skip
+
+
+def _check_calibrated(folder: Path, method: Any, fitted: Method) -> None:
+    """Raises an AugmintError where changed fields leave a calibration that is not theirs."""
+    import dataclasses
+
+    names = {f.name for f in dataclasses.fields(method)} - needs_no_fit(method)
+    changed = sorted(n for n in names if getattr(method, n) != getattr(fitted, n))
+    if changed and not method.strength:
+        told = ", ".join(f"{name}={getattr(fitted, name)}" for name in changed)
+        raise AugmintError(
+            f"{folder}: strengths were calibrated with {told}; fit again with the new value, or "
+            "set the strength too"
+        )
 
 
 def describe_device(device: torch.device) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from augmint.data.images import ending_of, stem_of
@@ -14,7 +15,7 @@ IMAGE_FOLDERS = ("images", "image", "imgs", "img")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "segmentations", "gt")
 MASK_SUFFIX = re.compile(r"^(.+)_(?:mask|masks|seg|segmentation|gt|label|labels)(?:_\d+)?$", re.I)
 # A channel of a case, as nnU-Net numbers them.
-CHANNEL = re.compile(r"^(.+)_\d{4}$")
+CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 # Whole cine loops, with or without masks, that CAMUS and ACDC store beside their annotated frames.
 SEQUENCE_SUFFIX = re.compile(r"_(?:4d|sequence|half_sequence)(?:_gt)?$", re.I)
 
@@ -91,16 +92,25 @@ def list_folders(root: Path) -> Listing:
 
 
 def list_images(root: Path) -> Listing:
-    """Every image below a folder as a case without a mask; `CASE_0000` is a channel of CASE."""
+    """Every image below a folder as a case without a mask.
+
+    Where all files are numbered and every case has the numbers 0 to n - 1, `CASE_0000` is a
+    channel of CASE, as in nnU-Net.
+
+    Raises:
+        AugmintError: if two images share their stem.
+    """
     files = _image_files(root)
-    channels = [CHANNEL.match(stem_of(path)) for path in files]
-    by_key: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for path, channel in zip(files, channels):
-        key = _key(path, root)
-        by_key[(*key[:-1], channel[1]) if channel and all(channels) else key].append(path)
+    counts = Counter(_key(path, root) for path in files)
+    doubled = [key[-1] for key, count in counts.items() if count > 1]
+    if doubled:
+        raise AugmintError(
+            f"{root}: two images share the stem of {listed(doubled)}; keep one format of each"
+        )
+    cases = _channels(files) or {path: (path,) for path in files}
     found = [
-        Found("__".join(key), tuple(paths), (), _columns(paths[0], root))
-        for key, paths in by_key.items()
+        Found(name, paths, (), _columns(paths[0], root))
+        for name, paths in zip(name_cases(list(cases), root), cases.values())
     ]
     return Listing(
         root=root,
@@ -110,6 +120,20 @@ def list_images(root: Path) -> Listing:
         labels=None,
         file_ending=ending_of(files[0]) if files else "",
     )
+
+
+def _channels(files: Sequence[Path]) -> dict[Path, tuple[Path, ...]] | None:
+    """CASE.ext to its files CASE_0000.ext, ..., or None where files are not numbered so."""
+    cases: dict[Path, dict[int, Path]] = defaultdict(dict)
+    for path in files:
+        match = CHANNEL.match(stem_of(path))
+        if not match:
+            return None
+        cases[path.with_name(match[1] + ending_of(path))][int(match[2])] = path
+    count = max((len(numbered) for numbered in cases.values()), default=0)
+    if any(set(numbered) != set(range(count)) for numbered in cases.values()):
+        return None
+    return {case: tuple(own[k] for k in range(count)) for case, own in cases.items()}
 
 
 def _image_files(folder: Path) -> list[Path]:

@@ -40,7 +40,7 @@ from augmint.diffusion.sampling import (
     with_guidance,
 )
 from augmint.errors import AugmintError
-from augmint.imaging.style import bezier_towards, match_histogram, swap_amplitude
+from augmint.imaging.style import BLACK, bezier_towards, match_histogram, swap_amplitude
 from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
 from augmint.imaging.working import WorkingGrid, center
 from augmint.methods.protocol import DatasetFacts, NetworkSpec, Samples
@@ -53,8 +53,6 @@ CURVES = {"histogram": match_histogram, "bezier": bezier_towards}
 PLAIN: Mapping[str, Callable[..., Tensor]] = {**CURVES, "fourier": swap_amplitude}
 # How often the mask is hidden from the network while it is fitted: at a new centre nobody has one.
 HIDE_MASK = 0.5
-# Cases whose planes are translated together, so that batches are full.
-TOGETHER = 16
 SOURCE, FOREIGN = 1.0, -1.0
 
 
@@ -70,8 +68,8 @@ class ReferenceShift:
             or without a network `histogram`, `fourier` or `bezier`.
         strength: Level that the walk starts from, or share of what is changed without a network; 0
             takes what was calibrated.
-        movement: Pixels that contours may move on average on source images; calibrates the
-            largest strength.
+        movement: Pixels that contours may move on average on source images; it bounds what
+            strength is chosen.
         num_steps: Of the walk; `inversion` walks it twice, `energy` evaluates twice a step.
         solver: euler, heun or multistep.
         factor: Of `ilvr` and `energy`: frequencies below 1 / factor of the sampling rate are held.
@@ -88,7 +86,9 @@ class ReferenceShift:
 
     keeps_pixels: ClassVar[bool] = True
     calibrated: ClassVar[bool] = True
-    loose: ClassVar[tuple[str, ...]] = ("translator", "strength", "use_masks", "batch_size")
+    loose: ClassVar[tuple[str, ...]] = (
+        "translator", "strength", "movement", "use_masks", "batch_size",
+    )  # fmt: skip
 
     translator: Translator = "sdedit"
     strength: float = 0.0
@@ -130,6 +130,11 @@ class ReferenceShift:
         """A denoiser of source images, told what is known of mask, slice position and scanner."""
         if not self.learned:
             return {}
+        if self.translator == "energy" and not facts.unlabelled:
+            raise AugmintError(
+                "reference_shift: energy turns away from another scanner, whose images the fit "
+                "never saw; fit with --unlabelled TARGET, or set another translator"
+            )
         config = NetworkConfig(
             dims=facts.grid.dims,
             channels=facts.channels,
@@ -168,16 +173,13 @@ class ReferenceShift:
             networks: {"image": the denoiser, "calibration": of the fit}.
             orders: labelled cases on the canvas of `facts.grid`, each with the number of the copy.
             facts: those that the network was fitted with.
-            seed: with the case and the copy it seeds every draw.
+            seed: with the patient and the copy it seeds every draw.
+
+        Raises:
+            AugmintError: if no strength was calibrated or set.
         """
-        largest = self.strength or self._calibrated(networks)
-        if not largest:
-            raise AugmintError(
-                f"reference_shift: {self.translator} moves contours by more than "
-                f"{self.movement:g} px at every strength, so none was calibrated; set strength, "
-                "choose another translator, or fit longer"
-            )
-        for group in _groups(orders, TOGETHER):
+        largest = self._largest(networks)
+        for group in _groups(orders, self.batch_size):
             shifts = [Shift(case, copy, largest) for case, copy in group]
             yield from self.translate(networks, shifts, facts, seed=seed, masks=self.use_masks)
 
@@ -194,19 +196,22 @@ class ReferenceShift:
             networks: {"image": the denoiser, "calibration": of the fit}.
             cases: On the canvas of `facts.grid`, those of a patient one after the other.
             facts: Those that the network was fitted with.
-            seed: With the case and the copy it seeds every draw.
+            seed: With the patient and the copy it seeds every draw.
             copies: Translations of each case, under other noise.
 
         Yields:
             The translations of a case, in the order of the cases.
+
+        Raises:
+            AugmintError: if no strength was calibrated or set.
         """
         calibration: Calibration = networks["calibration"]
-        largest = self._calibrated(networks)
-        for group in _whole_patients(cases, TOGETHER):
+        largest = self._largest(networks)
+        for group in _whole_patients(cases, self.batch_size):
             bare = [replace(case, mask=None) for case in group]
             chosen: list[tuple[float, tuple[float, ...]]]
             if self.strength or not self.learned:
-                chosen = [(self.strength or largest, ()) for _ in bare]
+                chosen = [(largest, ()) for _ in bare]
             else:
                 errors = denoising_errors(networks, bare, facts, self.batch_size)
                 pooled = by_patient(bare, errors, facts)
@@ -223,8 +228,19 @@ class ReferenceShift:
             for _, (strength, _) in zip(bare, chosen):
                 yield list(islice(made, copies if strength else 1))
 
-    def _calibrated(self, networks: Mapping[str, Any]) -> float:
-        return float(networks["calibration"].strengths.get(self.translator, 0.0))
+    def _largest(self, networks: Mapping[str, Any]) -> float:
+        """The strength that was set, or else the largest that was calibrated."""
+        if self.strength:
+            return self.strength
+        calibration: Calibration = networks["calibration"]
+        largest = calibration.largest(self.translator, self.movement)
+        if not largest:
+            raise AugmintError(
+                f"reference_shift: {self.translator} moves contours by more than "
+                f"{self.movement:g} px at every strength; set strength, allow more movement, "
+                "choose another translator, or fit longer"
+            )
+        return largest
 
     def translate(
         self, networks: Mapping[str, Any], shifts: Sequence[Shift], facts: DatasetFacts, *,
@@ -236,13 +252,13 @@ class ReferenceShift:
             networks: The denoiser and the calibration.
             shifts: What to shift how far.
             facts: Those that the network was fitted with.
-            seed: With the case and the copy it seeds every draw.
+            seed: With the patient and the copy it seeds every draw.
             masks: Show the network the masks of cases that have one.
         """
         planes: dict[int, Tensor] = {}
         by_strength: dict[float, list[Job]] = {}
-        for number, shift in enumerate(shifts):
-            window = on_window(shift.case, facts)
+        windows = [on_window(shift.case, facts) for shift in shifts]
+        for number, (shift, window) in enumerate(zip(shifts, windows)):
             images, given = _planes(window, facts, SOURCE, masks)
             if not shift.strength:
                 planes[number] = images
@@ -256,16 +272,16 @@ class ReferenceShift:
                 jobs = by_strength.setdefault(shift.strength, [])
                 for image, told in zip(images, given):
                     jobs.append(Job(noise, torch.cat([image, told]), (number, *key)))
-        batch = self.batch_size if facts.grid.dims == 2 else max(1, self.batch_size // 8)
+        batch = _planes_at_once(self.batch_size, facts)
         made: dict[int, list[Tensor]] = {}
         for strength, jobs in by_strength.items():
             run = self._runner(networks, facts, strength)
             for job, image in sample_jobs(jobs, run, batch_size=batch):
                 made.setdefault(int(str(job.key[0])), []).append(image)
-        for number, shift in enumerate(shifts):
+        for number, (shift, window) in enumerate(zip(shifts, windows)):
             found = planes.get(number)
             found = torch.stack(made.pop(number)) if found is None else found
-            yield self._finished(shift, found, facts, seed)
+            yield self._finished(shift, window, found, facts, seed)
 
     def _runner(
         self, networks: Mapping[str, Any], facts: DatasetFacts, strength: float
@@ -323,12 +339,14 @@ class ReferenceShift:
         walk = descend(self.num_steps, start=strength or 1.0, solver=self.solver).evaluations
         if self.translator == "inversion":
             walk += ascend(self.num_steps, stop=strength or 1.0, solver=self.solver).evaluations
-        if self.translator == "energy":
+        if self.translator == "energy" and self.repulsion:
             walk *= 2
         return planes * (walk * bool(strength and self.learned) + len(LEVELS) * looked)
 
-    def _finished(self, shift: Shift, planes: Tensor, facts: DatasetFacts, seed: int) -> Case:
-        case = on_window(shift.case, facts)
+    def _finished(
+        self, shift: Shift, case: Case, planes: Tensor, facts: DatasetFacts, seed: int
+    ) -> Case:
+        """The case on the window with its shifted planes, and what was done to it."""
         by_slice = facts.grid.dims == 2 and case.dims == 3
         walk = descend(self.num_steps, start=shift.strength or 1.0, solver=self.solver)
         details: dict[str, float | str] = {
@@ -362,12 +380,13 @@ class ReferenceShift:
         stays bit by bit. A curve of intensities is the same for all pixels, in the window or not.
         """
         before = grid.to_working(replace(source, mask=None), shape=grid.window).image
-        image = source.image
-        if self.translator in CURVES:
+        if torch.equal(before, new.image):
+            image = source.image
+        elif self.translator in CURVES:
             image = torch.stack(
                 [_same_curve(b, n, i) for b, n, i in zip(before, new.image, source.image)]
             )
-        elif not torch.equal(before, new.image):
+        else:
             image = (source.image + _change(new.image - before, source.grid, grid)).clamp(-1, 1)
         return replace(new, image=image, mask=source.mask, grid=source.grid, frame=None)
 
@@ -424,12 +443,15 @@ def denoising_errors(
     network = networks["image"]
     device = next(network.parameters()).device
     found: list[list[float]] = [[] for _ in cases]
+    planes = [
+        (number, torch.cat([image, told]))
+        for number, case in enumerate(cases)
+        for image, told in zip(*_planes(on_window(case, facts), facts, SOURCE, False))
+    ]
     for level in LEVELS:
-        jobs: list[Job] = []
-        for number, case in enumerate(cases):
-            images, given = _planes(on_window(case, facts), facts, SOURCE, False)
-            noise = torch.randn(images.shape[1:], generator=generator_for("error", level))
-            jobs += [Job(noise, torch.cat([i, g]), (number,)) for i, g in zip(images, given)]
+        generator = generator_for("error", level)
+        noise = torch.randn(facts.channels, *facts.grid.window, generator=generator)
+        jobs = [Job(noise, given, (number,)) for number, given in planes]
 
         def run(jobs: Sequence[Job], level: float = level) -> Tensor:
             noise = torch.stack([j.noise for j in jobs]).to(device)
@@ -441,7 +463,7 @@ def denoising_errors(
             return (v - velocity(x_0, noise)).square().flatten(1).mean(1)
 
         sums: dict[int, list[float]] = {}
-        batch = batch_size if facts.grid.dims == 2 else max(1, batch_size // 8)
+        batch = _planes_at_once(batch_size, facts)
         for job, error in sample_jobs(jobs, run, batch_size=batch):
             sums.setdefault(int(str(job.key[0])), []).append(float(error))
         for number, errors in sums.items():
@@ -496,13 +518,16 @@ def _planes(window: Case, facts: DatasetFacts, origin: float, masks: bool) -> tu
 
 
 def _same_curve(before: Tensor, after: Tensor, image: Tensor) -> Tensor:
-    """An image through the curve that took the pixels `before` to those `after`."""
+    """An image through the curve that took the pixels `before` to those `after`.
+
+    Values beyond those of `before` move as far as the nearest one did, but black stays black.
+    """
     import numpy as np
 
     knots, first = np.unique(before.flatten().numpy(), return_index=True)
-    values = after.flatten().numpy()[first]
-    mapped = np.interp(image.numpy(), knots, values)
-    return torch.from_numpy(mapped).to(image).clamp(-1, 1)
+    moved = after.flatten().numpy()[first] - knots
+    mapped = image + torch.from_numpy(np.interp(image.numpy(), knots, moved)).to(image)
+    return torch.where(image <= BLACK, image, mapped.clamp(-1, 1))
 
 
 def _change(change: Tensor, native: Grid, grid: WorkingGrid) -> Tensor:
@@ -517,6 +542,10 @@ def _change(change: Tensor, native: Grid, grid: WorkingGrid) -> Tensor:
 
 def _spread(weight: Tensor, change: Tensor, grid: WorkingGrid) -> Tensor:
     return weight[..., None] if change.ndim - 1 > grid.dims else weight
+
+
+def _planes_at_once(batch_size: int, facts: DatasetFacts) -> int:
+    return batch_size if facts.grid.dims == 2 else max(1, batch_size // 8)
 
 
 def _whole_patients(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:

@@ -48,6 +48,20 @@ class Calibration:
     patients: tuple[str, ...]
     style: Style
 
+    def largest(self, translator: str, allowed: float) -> float:
+        """The largest strength up to which contours never move further than allowed; 0 if none.
+
+        Raises:
+            AugmintError: if the translator was not calibrated.
+        """
+        if translator not in self.movement:
+            raise AugmintError(
+                f"{translator} was not calibrated, only {', '.join(self.movement)}; choose one of "
+                "these, set strength, or fit again"
+            )
+        rows = self.movement[translator]
+        return largest_strength({float(s): moved for s, moved in rows.items()}, allowed)
+
     def deviations(self, errors: Sequence[float]) -> list[float]:
         """How many standard deviations errors at `LEVELS` lie from those of source patients."""
         logs = torch.tensor(errors, dtype=torch.float64).log()
@@ -86,13 +100,22 @@ def limit_of(patients: int) -> float:
 
 
 def source_errors(errors: Sequence[Sequence[float]]) -> tuple[list[float], list[float], float]:
-    """Mean and deviation of the logarithms of errors (patients, levels), and the limit."""
+    """Mean and deviation of the logarithms of errors (patients, levels), and the limit.
+
+    Raises:
+        AugmintError: if there are fewer than two patients, or an error is not finite.
+    """
     if len(errors) < 2:
         raise AugmintError(
             f"a strength is calibrated on 2 source patients or more that nothing was fitted on; "
             f"got {len(errors)}; give more training patients"
         )
     logs = torch.tensor(errors, dtype=torch.float64).log()
+    if not bool(logs.isfinite().all()):
+        raise AugmintError(
+            "the network's denoising errors of source patients are not finite numbers above 0, so "
+            "no strength can be calibrated; fit again, longer or with another seed"
+        )
     return logs.mean(0).tolist(), logs.std(0).tolist(), limit_of(len(errors))
 
 
@@ -121,9 +144,14 @@ def load_calibration(folder: Path) -> Calibration:
     """The converse of `save_calibration`.
 
     Raises:
-        AugmintError: if the folder is missing or damaged.
+        AugmintError: if the folder is missing or damaged, or was measured at other levels.
     """
     tensors, facts = read_folder(folder, "style")
+    names = ("mean", "deviation", "limit", "strengths", "movement", "patients")
+    if facts.get("levels") != list(LEVELS) or not set(names) <= set(facts):
+        raise AugmintError(
+            f"calibration {folder}: damaged, or measured at other levels than {LEVELS}; fit again"
+        )
     return Calibration(
         tuple(facts["mean"]), tuple(facts["deviation"]), facts["limit"], facts["strengths"],
         facts["movement"], tuple(facts["patients"]), Style.from_tensors(tensors["style"]),
