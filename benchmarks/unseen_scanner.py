@@ -2,8 +2,8 @@
 
     python benchmarks/unseen_scanner.py DATA [--patients 56] [--work scratch/unseen_scanner]
 
-DATA holds Dataset027_ACDC, Dataset060_Sunnybrook and splits.json. A run of reference_shift is fitted
-on train patients of ACDC, once, kept in --work and found again; its calibration says how far each
+DATA holds Dataset027_ACDC, Dataset060_Sunnybrook and splits.json. A run of reference_shift is fit
+to train patients of ACDC, once, kept in --work and found again; its calibration says how far each
 translator moves contours at each strength. Then the same run looks at ACDC patients whom nothing
 was fitted on, and at Sunnybrook: how many pass untouched, how far others are shifted, evaluations
 and seconds. Sheets of Sunnybrook images with each translator's version go to --work/sheets;

@@ -305,6 +305,8 @@ def test_a_segmenter_averages_over_translations_and_the_original(
 ):
     out = adapt(run, target, tmp_path / "OUT", segmenter=segmenter, repeats=2, **SMALL)
     assert content(out, "imagesTr") == content(made, "imagesTr")
+    names = sorted(path.name for path in (out / "imagesTr").iterdir())
+    assert sorted(path.name for path in (out / "repeats" / "2").iterdir()) == names
     fitted, judge = load_run(run, device="cpu"), load_segmenter_run(segmenter)
     grid = fitted.facts.grid
     natives = list(without_labels(open_dataset(target)))
@@ -356,8 +358,7 @@ def test_the_same_run_makes_source_like_images_of_labelled_references(run, targe
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"repeats": 0}, "--repeats is 1 or more"),
-        ({"repeats": 2}, "above 1 with --segmenter alone"),
+        ({"repeats": 0}, "--repeats must be 1 or more, got 0"),
         ({"patients": ["nobody"]}, "nobody"),
         ({"settings": {"translator": "energy"}}, "energy turns away .* --unlabelled TARGET"),
         ({"settings": {"translator": "inversion"}}, "inversion was not calibrated"),

@@ -103,7 +103,7 @@ def adapt(
         largest_component=largest_component, seed=seed,
     )  # fmt: skip
     with output_folder(Path(out), request, resume=resume) as folder:
-        writer = _Writer(fitted, dataset, folder, judge, largest_component, where)
+        writer = _Writer(fitted, dataset, folder, judge, largest_component, repeats, where)
         todo = _unfinished(target, writer)
         done = len(target) - len(todo)
         with talk.bar("adapt", len(target)) as update:
@@ -169,10 +169,12 @@ class _Writer:
         folder: Path,
         judge: SegmenterRun | None,
         largest_component: bool,
+        repeats: int,
         device: torch.device,
     ):
         self.fitted, self.dataset, self.folder = fitted, dataset, folder
-        self.judge, self.largest, self.device = judge, largest_component, device
+        self.judge, self.largest, self.repeats = judge, largest_component, repeats
+        self.device = device
         self.as_is = keeps_files(replace(dataset, items=_masked(dataset)))
         self.ending = dataset.file_ending if self.as_is else converted_ending(dataset)
         # nnU-Net keeps images that nobody labelled apart.
@@ -188,13 +190,12 @@ class _Writer:
         images = [method.to_native(new, native, self.fitted.facts.grid) for new in made]
         origins = [new.provenance for new in made if new.provenance is not None]
         shifted = bool(origins[0].details["strength"])
-        channels = self._write_image(item, native, images[0] if shifted else None)
-        for number, more in enumerate(images[1:], start=2):
-            values = native.intensity.to_stored(more.image)
-            for channel in range(channels):
-                name = f"{item.case_id}_{channel:04d}{self.ending}"
-                path = self.folder / REPEATS / str(number) / name
-                write_image(path, values[channel : channel + 1], native.grid)
+        channels = self._write_image(item, native, images[0] if shifted else None, self.images)
+        for number in range(2, self.repeats + 1):
+            # Every folder of repeats is whole: an untouched image stands in each as it is.
+            place = self.folder / REPEATS / str(number)
+            more = images[number - 1] if shifted else None
+            self._write_image(item, native, more, place)
         self._copy_mask(item)
         if self.judge is not None:
             self._predict(native, images if len(images) == 1 else [*images, native])
@@ -207,15 +208,19 @@ class _Writer:
         }  # fmt: skip
         write_text(self.row_of(item), json.dumps(row))
 
-    def image_paths(self, item: Item, channels: int) -> list[Path]:
-        """Where a case's shifted image stands."""
-        place = self.folder / f"images{self.part}"
+    @property
+    def images(self) -> Path:
+        """The folder of shifted images."""
+        return self.folder / f"images{self.part}"
+
+    def image_paths(self, item: Item, channels: int, place: Path) -> list[Path]:
+        """Where a case's image stands in a folder of images."""
         return [place / f"{item.case_id}_{c:04d}{self.ending}" for c in range(channels)]
 
-    def _write_image(self, item: Item, native: Case, new: Case | None) -> int:
+    def _write_image(self, item: Item, native: Case, new: Case | None, place: Path) -> int:
         """The shifted image in the stored type, or the files as they are; returns its channels."""
         stored, _, _ = self.dataset.read_stored(item)
-        paths = self.image_paths(item, len(stored))
+        paths = self.image_paths(item, len(stored), place)
         if new is None and self.as_is and len(item.images) == len(stored):
             for source, path in zip(item.images, paths):
                 copy_file(source, path)
@@ -305,7 +310,7 @@ class _Writer:
         bare = without_labels(self.dataset)
         for item, row in list(zip(bare.items, rows))[::step]:
             before = bare.load(item)
-            stored, _, _ = read_image(self.image_paths(item, row["channels"]))
+            stored, _, _ = read_image(self.image_paths(item, row["channels"], self.images))
             after = replace(before, image=before.intensity.to_unit(stored))
             (one, _), (two, _) = plane_of(before), plane_of(after)
             tiles.append([tile(one, None), tile(two, None), tile((two - one).clip(-1, 1), None)])
