@@ -11,7 +11,6 @@ from augmint.imaging.style import Style
 from augmint.methods.shift_strength import (
     LEVELS,
     Calibration,
-    change_taper,
     largest_strength,
     limit_of,
     load_calibration,
@@ -145,27 +144,6 @@ def test_a_damaged_calibration_is_named(tmp_path):
         load_calibration(tmp_path / "c")
     with pytest.raises(AugmintError, match="fit again"):
         load_calibration(tmp_path / "nothing")
-
-
-def test_a_change_is_whole_where_the_window_holds_the_frame():
-    assert torch.equal(change_taper((8, 10), (8, 6)), torch.ones(8, 10))
-    assert torch.equal(change_taper((4, 4, 4), (2, 4, 3)), torch.ones(4, 4, 4))
-
-
-def test_a_change_fades_at_sides_that_cut_through_the_frame():
-    weight = change_taper((20, 9), (30, 9), width=4)
-    assert torch.equal(weight, weight[:, :1].expand(20, 9))
-    profile = weight[:, 0]
-    assert torch.equal(profile, profile.flip(0))
-    wanted = [0.5 - 0.5 * math.cos(math.pi * (k + 0.5) / 4) for k in range(4)]
-    assert profile[:4].tolist() == pytest.approx(wanted)
-    assert (profile[4:16] == 1).all()
-    assert all(a < b for a, b in pairwise(profile[:5].tolist()))
-
-
-def test_a_corner_fades_along_both_sides():
-    one, other = change_taper((12, 12), (20, 12)), change_taper((12, 12), (12, 20))
-    torch.testing.assert_close(change_taper((12, 12), (20, 20)), one * other)
 
 
 def test_levels_rise_within_a_walk():

@@ -23,10 +23,8 @@ from augmint.methods.reference_shift import (
     TRANSLATORS,
     ReferenceShift,
     Shift,
-    by_patient,
-    denoising_errors,
-    on_window,
 )
+from augmint.methods.shift_planes import by_patient, denoising_errors, on_window
 from augmint.methods.shift_strength import (
     LEVELS,
     Calibration,

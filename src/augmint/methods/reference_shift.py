@@ -18,12 +18,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from augmint.case import Case, Grid, Provenance
-from augmint.data.pool import slice_position
+from augmint.case import Case, Provenance
 from augmint.diffusion.networks import NetworkConfig, Size
-from augmint.diffusion.path import add_noise, velocity
+from augmint.diffusion.path import add_noise
 from augmint.diffusion.sampling import (
     Guide,
     Job,
@@ -40,11 +38,22 @@ from augmint.diffusion.sampling import (
     with_guidance,
 )
 from augmint.errors import AugmintError
-from augmint.imaging.style import BLACK, bezier_towards, match_histogram, swap_amplitude
+from augmint.imaging.changes import native_change, same_curve
+from augmint.imaging.style import bezier_towards, match_histogram, swap_amplitude
 from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
-from augmint.imaging.working import WorkingGrid, center
+from augmint.imaging.working import WorkingGrid
 from augmint.methods.protocol import DatasetFacts, NetworkSpec, Samples
-from augmint.methods.shift_strength import LEVELS, Calibration, change_taper
+from augmint.methods.shift_planes import (
+    FOREIGN,
+    SOURCE,
+    by_patient,
+    condition,
+    denoising_errors,
+    on_window,
+    planes_at_once,
+    planes_of,
+)
+from augmint.methods.shift_strength import LEVELS, Calibration
 from augmint.precision import autocast
 
 Translator = Literal["sdedit", "ilvr", "inversion", "energy", "histogram", "fourier", "bezier"]
@@ -53,7 +62,6 @@ CURVES = {"histogram": match_histogram, "bezier": bezier_towards}
 PLAIN: Mapping[str, Callable[..., Tensor]] = {**CURVES, "fourier": swap_amplitude}
 # How often the mask is hidden from the network while it is fitted: at a new centre nobody has one.
 HIDE_MASK = 0.5
-SOURCE, FOREIGN = 1.0, -1.0
 
 
 @dataclass(frozen=True)
@@ -259,7 +267,7 @@ class ReferenceShift:
         by_strength: dict[float, list[Job]] = {}
         windows = [on_window(shift.case, facts) for shift in shifts]
         for number, (shift, window) in enumerate(zip(shifts, windows)):
-            images, given = _planes(window, facts, SOURCE, masks)
+            images, given = planes_of(window, facts, SOURCE, masks)
             if not shift.strength:
                 planes[number] = images
             elif not self.learned:
@@ -272,7 +280,7 @@ class ReferenceShift:
                 jobs = by_strength.setdefault(shift.strength, [])
                 for image, told in zip(images, given):
                     jobs.append(Job(noise, torch.cat([image, told]), (number, *key)))
-        batch = _planes_at_once(self.batch_size, facts)
+        batch = planes_at_once(self.batch_size, facts)
         made: dict[int, list[Tensor]] = {}
         for strength, jobs in by_strength.items():
             run = self._runner(networks, facts, strength)
@@ -384,10 +392,12 @@ class ReferenceShift:
             image = source.image
         elif self.translator in CURVES:
             image = torch.stack(
-                [_same_curve(b, n, i) for b, n, i in zip(before, new.image, source.image)]
+                [same_curve(b, n, i) for b, n, i in zip(before, new.image, source.image)]
             )
         else:
-            image = (source.image + _change(new.image - before, source.grid, grid)).clamp(-1, 1)
+            image = (source.image + native_change(new.image - before, source.grid, grid)).clamp(
+                -1, 1
+            )
         return replace(new, image=image, mask=source.mask, grid=source.grid, frame=None)
 
 
@@ -399,153 +409,6 @@ class Shift:
     copy: int
     strength: float
     errors: tuple[float, ...] = ()
-
-
-def condition(
-    masks: Tensor, shown: Tensor, positions: Tensor, origin: Tensor, num_classes: int
-) -> Tensor:
-    """What the denoiser is told; zeros stand for what it is not.
-
-    Args:
-        masks: (B, *spatial) int64.
-        shown: (B,) whether it is told the mask.
-        positions: (B,) of slices in their volumes, in [-1, 1].
-        origin: (B,) 1 for the source's scanner, -1 for another.
-        num_classes: Background included.
-
-    Returns:
-        (B, num_classes + 2, *spatial) float32: classes, position, origin.
-    """
-    spatial = masks.shape[1:]
-    axes = [1] * len(spatial)
-    classes = one_hot(masks.long(), num_classes).movedim(-1, 1) * shown.reshape(-1, 1, *axes)
-    planes = torch.stack([positions, origin], 1).reshape(-1, 2, *axes).expand(-1, 2, *spatial)
-    return torch.cat([classes.float(), planes.float()], 1)
-
-
-@torch.no_grad()
-def denoising_errors(
-    networks: Mapping[str, Any], cases: Sequence[Case], facts: DatasetFacts, batch_size: int
-) -> list[list[float]]:
-    """How wrong the network is about each case at `LEVELS`: what it knows well it denoises well.
-
-    One noise for all, so that errors differ by the images alone.
-
-    Args:
-        networks: {"image": the denoiser}.
-        cases: On the canvas.
-        facts: Those that the network was fitted with.
-        batch_size: Of planes.
-
-    Returns:
-        For each case the mean squared error of the velocity at each level.
-    """
-    network = networks["image"]
-    device = next(network.parameters()).device
-    found: list[list[float]] = [[] for _ in cases]
-    planes = [
-        (number, torch.cat([image, told]))
-        for number, case in enumerate(cases)
-        for image, told in zip(*_planes(on_window(case, facts), facts, SOURCE, False))
-    ]
-    for level in LEVELS:
-        generator = generator_for("error", level)
-        noise = torch.randn(facts.channels, *facts.grid.window, generator=generator)
-        jobs = [Job(noise, given, (number,)) for number, given in planes]
-
-        def run(jobs: Sequence[Job], level: float = level) -> Tensor:
-            noise = torch.stack([j.noise for j in jobs]).to(device)
-            given = torch.stack([j.given for j in jobs]).to(device)
-            x_0, told = given[:, : facts.channels], given[:, facts.channels :]
-            t = torch.full((len(jobs),), level, device=device)
-            with autocast(device, "auto"):
-                v = network(add_noise(x_0, noise, t), t, told).float()
-            return (v - velocity(x_0, noise)).square().flatten(1).mean(1)
-
-        sums: dict[int, list[float]] = {}
-        batch = _planes_at_once(batch_size, facts)
-        for job, error in sample_jobs(jobs, run, batch_size=batch):
-            sums.setdefault(int(str(job.key[0])), []).append(float(error))
-        for number, errors in sums.items():
-            found[number].append(sum(errors) / len(errors))
-    return found
-
-
-def by_patient(
-    cases: Sequence[Case], errors: Sequence[Sequence[float]], facts: DatasetFacts
-) -> dict[str, list[float]]:
-    """Patient -> the mean of its slices' errors at `LEVELS`; errors are those of the cases."""
-    sums: dict[str, tuple[list[float], int]] = {}
-    for case, own in zip(cases, errors):
-        slices = case.image.shape[-1] if facts.grid.dims == 2 and case.dims == 3 else 1
-        total, count = sums.get(case.patient_id, ([0.0] * len(own), 0))
-        sums[case.patient_id] = (
-            [t + slices * e for t, e in zip(total, own)], count + slices
-        )  # fmt: skip
-    return {patient: [t / count for t in total] for patient, (total, count) in sums.items()}
-
-
-def on_window(case: Case, facts: DatasetFacts) -> Case:
-    """The centred window of a case on the canvas."""
-    by_slice = facts.grid.dims == 2 and case.dims == 3
-    image = case.image.movedim(-1, 0) if by_slice else case.image
-    image = center(image, facts.grid.window, -1.0)
-    mask = case.mask
-    if mask is not None:
-        mask = center(mask.movedim(-1, 0) if by_slice else mask, facts.grid.window, 0)
-        mask = mask.movedim(0, -1) if by_slice else mask
-    image = image.movedim(0, -1) if by_slice else image
-    grid = replace(case.grid, shape=tuple(image.shape[1:]))
-    return replace(case, image=image, mask=mask, grid=grid)
-
-
-def _planes(window: Case, facts: DatasetFacts, origin: float, masks: bool) -> tuple[Tensor, Tensor]:
-    """Images (Z, C, *window) and conditions of a case's slices; of a frame or a 3-D case one."""
-    by_slice = facts.grid.dims == 2 and window.dims == 3
-    images = window.image.movedim(-1, 0) if by_slice else window.image[None]
-    shown = masks and window.mask is not None
-    mask = window.mask if window.mask is not None else torch.zeros(window.image.shape[1:]).long()
-    mask = mask.movedim(-1, 0) if by_slice else mask[None]
-    count = len(images)
-    told = condition(
-        mask,
-        torch.full((count,), shown),
-        torch.tensor([slice_position(z, count) for z in range(count)]),
-        torch.full((count,), origin),
-        facts.num_classes,
-    )
-    return images, told
-
-
-def _same_curve(before: Tensor, after: Tensor, image: Tensor) -> Tensor:
-    """An image through the curve that took the pixels `before` to those `after`.
-
-    Values beyond those of `before` move as far as the nearest one did, but black stays black.
-    """
-    import numpy as np
-
-    knots, first = np.unique(before.flatten().numpy(), return_index=True)
-    moved = after.flatten().numpy()[first] - knots
-    mapped = image + torch.from_numpy(np.interp(image.numpy(), knots, moved)).to(image)
-    return torch.where(image <= BLACK, image, mapped.clamp(-1, 1))
-
-
-def _change(change: Tensor, native: Grid, grid: WorkingGrid) -> Tensor:
-    """A change on the window (C, *window[, Z]) as one of the native image."""
-    frame = grid.resampled_shape(native)
-    change = change * _spread(change_taper(grid.window, frame), change, grid)
-    if grid.dims == 3 or native.dims == 2:
-        return grid.change_to_native(change, native)
-    axis = native.slice_axis
-    return torch.stack([grid.change_to_native(c, native) for c in change.unbind(-1)], axis + 1)
-
-
-def _spread(weight: Tensor, change: Tensor, grid: WorkingGrid) -> Tensor:
-    return weight[..., None] if change.ndim - 1 > grid.dims else weight
-
-
-def _planes_at_once(batch_size: int, facts: DatasetFacts) -> int:
-    return batch_size if facts.grid.dims == 2 else max(1, batch_size // 8)
 
 
 def _whole_patients(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:

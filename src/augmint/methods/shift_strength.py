@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from augmint.errors import AugmintError
 from augmint.imaging.style import Style
@@ -156,22 +155,3 @@ def load_calibration(folder: Path) -> Calibration:
         tuple(facts["mean"]), tuple(facts["deviation"]), facts["limit"], facts["strengths"],
         facts["movement"], tuple(facts["patients"]), Style.from_tensors(tensors["style"]),
     )  # fmt: skip
-
-
-def change_taper(window: Sequence[int], frame: Sequence[int], width: int = 6) -> Tensor:
-    """(*window) weights of a change: 1 inside, falling to 0 at sides that cut through the frame.
-
-    Args:
-        window: Where the image was changed.
-        frame: What of the canvas the image covers; where it is no larger, nothing is cut.
-        width: Pixels of the fall.
-    """
-    weight = torch.ones(tuple(window))
-    for axis, (n, covered) in enumerate(zip(window, frame)):
-        if covered <= n:
-            continue
-        steps = torch.arange(n, dtype=torch.float32)
-        near = torch.minimum(steps, n - 1 - steps) + 0.5
-        ramp = 0.5 - 0.5 * torch.cos(torch.pi * (near / width).clamp(max=1))
-        weight = weight * ramp.reshape(-1, *[1] * (len(window) - axis - 1))
-    return weight
