@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from augmint.case import Grid
-from augmint.imaging.changes import change_taper, native_change, same_curve
+from augmint.imaging.changes import change_taper, mean_curve, native_change, same_curve
 from augmint.imaging.working import WorkingGrid
 
 
@@ -18,6 +18,26 @@ def test_a_curve_reaches_pixels_outside_the_window_and_leaves_black():
     # Half way between two pixels half of both moves; beyond the last, as much as that one.
     found = same_curve(before, before + torch.tensor([0.1, 0.2, 0.4]), image)
     assert found.tolist() == pytest.approx([-1.0, -0.4, 0.55, 1.0])
+
+
+def test_a_mean_curve_is_found_beneath_noise():
+    generator = torch.Generator().manual_seed(0)
+    before = torch.rand(1, 64, 64, generator=generator) * 1.2 - 0.6
+    planted = before**3 + 0.2
+    noise = 0.05 * torch.randn(before.shape, generator=generator)
+    before[0, 0] = -1  # where nothing was recorded
+    curve = mean_curve(before, planted + noise)
+    image = torch.tensor([-1.0, -0.4, 0.0, 0.4, 0.9])
+    wanted = [-1.0, -(0.4**3) + 0.2, 0.2, 0.4**3 + 0.2]
+    found = curve(image).tolist()
+    assert found[:4] == pytest.approx(wanted, abs=0.03)
+    # Beyond the brightest pixel it moves as far as that one.
+    assert found[4] == pytest.approx(0.9 + 0.6**3 + 0.2 - 0.6, abs=0.05)
+
+
+def test_a_mean_curve_of_nothing_recorded_changes_nothing():
+    image = torch.linspace(-1, 1, 9)
+    assert torch.equal(mean_curve(torch.full((1, 4, 4), -1.0), torch.zeros(1, 4, 4))(image), image)
 
 
 def test_a_change_of_the_window_lies_where_it_was_made():

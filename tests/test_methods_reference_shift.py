@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from augmint.case import Grid
+from augmint.case import Grid, Provenance
 from augmint.diffusion.sampling import low_frequencies
 from augmint.errors import AugmintError
-from augmint.imaging.style import measure_style
+from augmint.imaging.style import match_histogram, measure_style
 from augmint.imaging.working import WorkingGrid
 from augmint.methods import Samples
 from augmint.methods.reference_shift import (
@@ -223,6 +223,58 @@ def test_a_patient_is_judged_as_one(parts):
     assert len(strengths) == 1
     assert strengths != {0.0}
     assert apart[0][0].provenance.details["strength"] == 0.0
+
+
+def test_a_curve_that_is_enough_leaves_the_network_nothing_to_do(parts):
+    source, foreign = drawn("own", SOURCE_MEAN), drawn("other", FOREIGN_MEAN, slices=2)
+    (own,), (one,) = adapted([source, foreign], parts, curve="histogram", copies=2)
+    assert torch.equal(own.image, source.image[:, 4:20, 4:20])
+    assert "curve" not in own.provenance.details
+    assert one.provenance.details["curve"] == "histogram"
+    assert one.provenance.details["strength"] == 0
+    assert one.provenance.walk == ""
+    # Two slices, looked at as they were and after the curve.
+    assert one.provenance.evaluations == 2 * 2 * len(LEVELS)
+    planes = foreign.image[:, 4:20, 4:20].movedim(-1, 0)
+    wanted = match_histogram(planes, parts["calibration"].style, 1.0)
+    assert torch.equal(one.image.movedim(-1, 0), wanted)
+
+
+def test_what_looks_foreign_after_its_curve_is_walked_too(parts):
+    # A style of half the way there, which is foreign still.
+    half = drawn("half", (SOURCE_MEAN + FOREIGN_MEAN) / 2, seed=5)
+    style = measure_style([on_window(half, FACTS).image[None]])
+    parts["calibration"] = replace(parts["calibration"], style=style)
+    foreign = drawn("other", FOREIGN_MEAN)
+    ((one,),) = adapted([foreign], parts, curve="bezier")
+    assert one.provenance.details["curve"] == "bezier"
+    assert one.provenance.details["strength"] > 0
+    assert one.provenance.evaluations == 2 * len(LEVELS) + 3
+
+
+@pytest.mark.parametrize("settings", [{"translator": "histogram"}, {"curve": "histogram"}])
+def test_frames_of_a_patient_have_one_curve(settings, parts):
+    frames = [drawn(f"f{k}", m, seed=k, patient="p") for k, m in enumerate([0.5, 0.6])]
+    (one,), (two,) = adapted(frames, parts, **settings)
+    before = torch.cat([f.image[:, 4:20, 4:20].flatten() for f in frames])
+    after = torch.cat([new.image.flatten() for new in (one, two)])
+    order = before.argsort()
+    assert (after[order].diff() >= 0).all()
+    alone = [replace(f, patient_id=f.case_id) for f in frames]
+    (first,), _ = adapted(alone, parts, **settings)
+    assert not torch.equal(first.image, one.image)
+
+
+def test_a_curve_beneath_a_walk_reaches_the_whole_stored_image():
+    source = replace(native((48, 48)), mask=None)
+    source = replace(source, image=torch.linspace(-0.6, 0.2, 48).expand(1, 48, 48).clone())
+    window = GRID.to_working(source, shape=GRID.window)
+    noise = 0.02 * torch.randn(window.image.shape, generator=torch.Generator().manual_seed(1))
+    origin = Provenance("s", "reference_shift", details={"strength": 0.1, "curve": "bezier"})
+    new = replace(window, image=window.image + 0.3 + noise, provenance=origin)
+    change = ReferenceShift().to_native(new, source, GRID).image - source.image
+    torch.testing.assert_close(change, torch.full_like(change, 0.3), atol=0.06, rtol=0)
+    assert float(change[0, :, :4].mean()) == pytest.approx(0.3, abs=0.01)
 
 
 def test_slices_of_a_patient_share_their_noise(parts):
@@ -494,6 +546,7 @@ def test_a_curve_changes_pixels_outside_the_window_too(translator, parts):
     ("settings", "rule"),
     [
         ({"translator": "cycle"}, "translator is one of sdedit, ilvr, inversion, energy"),
+        ({"curve": "fourier"}, "curve is none or one of histogram, bezier"),
         ({"strength": 1.5}, "strength is from 0 to 1; got 1.5"),
         ({"movement": 0.0}, "movement is above 0"),
         ({"num_steps": 0}, "num_steps is 1 or more"),

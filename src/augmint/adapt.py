@@ -112,7 +112,7 @@ def adapt(
                 done += 1
                 update(done, "")
         rows = writer.finish(request, time.monotonic() - started)
-    touched = [r for r in rows if r["strength"]]
+    touched = [r for r in rows if _is_shifted(r)]
     talk.say(
         f"wrote {len(rows)} cases to {out}: {len(touched)} shifted, {len(rows) - len(touched)} "
         f"looked like the source and stayed as they were; look at {out}/sheets/adapt.png"
@@ -189,12 +189,12 @@ class _Writer:
         method: Any = self.fitted.method
         images = [method.to_native(new, native, self.fitted.facts.grid) for new in made]
         origins = [new.provenance for new in made if new.provenance is not None]
-        shifted = bool(origins[0].details["strength"])
+        shifted = _is_shifted(origins[0].details)
         channels = self._write_image(item, native, images[0] if shifted else None, self.images)
         for number in range(2, self.repeats + 1):
             # Every folder of repeats is whole: an untouched image stands in each as it is.
             place = self.folder / REPEATS / str(number)
-            more = images[number - 1] if shifted else None
+            more = images[min(number, len(images)) - 1] if shifted else None
             self._write_image(item, native, more, place)
         self._copy_mask(item)
         if self.judge is not None:
@@ -271,7 +271,7 @@ class _Writer:
             "networks": dict(self.fitted.hashes),
             "source_patients": list(self.fitted.generator_patients),
             "calibration": dict(self.fitted.networks["calibration"].strengths),
-            "shifted": sum(bool(r["strength"]) for r in rows),
+            "shifted": sum(_is_shifted(r) for r in rows),
             "evaluations": sum(r["evaluations"] for r in rows),
             "most_evaluations_of_a_patient": max(_by_patient(rows).values()),
             "seconds": round(seconds, 1),
@@ -317,6 +317,11 @@ class _Writer:
             names.append(f"{item.case_id}: strength {row['strength']:g}")
         columns = ("as it was", "shifted", "difference")
         sheet(self.folder / "sheets" / "adapt.png", tiles, columns=columns, names=names)
+
+
+def _is_shifted(row: Mapping[str, Any]) -> bool:
+    """Whether an image was changed, by a walk or by a curve of grey levels."""
+    return bool(row["strength"] or row.get("curve"))
 
 
 def _masked(dataset: Dataset) -> tuple[Item, ...]:

@@ -47,7 +47,7 @@ WATCHED = 12
 WEIGHTS: Mapping[str, Sequence[float]] = {
     "histogram": (0.25, 0.5, 0.75, 1.0),
     "bezier": (0.25, 0.5, 0.75, 1.0),
-    "fourier": (0.05, 0.1, 0.2, 0.3),
+    "fourier": (0.02, 0.05, 0.1, 0.2),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,9 @@ from torch import Tensor
 from augmint.case import Grid
 from augmint.imaging.style import BLACK
 from augmint.imaging.working import WorkingGrid
+
+# Of a curve of mean grey levels: so many parts of equally many pixels.
+CURVE_KNOTS = 64
 
 
 def same_curve(before: Tensor, after: Tensor, image: Tensor) -> Tensor:
@@ -23,6 +26,36 @@ def same_curve(before: Tensor, after: Tensor, image: Tensor) -> Tensor:
     moved = after.flatten().numpy()[first] - knots
     mapped = image + torch.from_numpy(np.interp(image.numpy(), knots, moved)).to(image)
     return torch.where(image <= BLACK, image, mapped.clamp(-1, 1))
+
+
+def mean_curve(before: Tensor, after: Tensor) -> Callable[[Tensor], Tensor]:
+    """The rising curve that follows the mean of pixels `after` for each grey level `before`.
+
+    Args:
+        before: Grey levels in [-1, 1], any shape.
+        after: Those of the same pixels, changed in whichever way.
+
+    Returns:
+        What maps an image of any shape. Values beyond those of `before` move as far as the nearest
+        one, and black stays black.
+    """
+    import numpy as np
+
+    recorded = (before > BLACK).flatten().numpy()
+    levels = before.flatten().numpy()[recorded].astype(np.float64)
+    moved = after.flatten().numpy()[recorded].astype(np.float64)
+    order = np.argsort(levels, kind="stable")
+    parts = [p for p in np.array_split(order, CURVE_KNOTS) if len(p)]
+    knots, first = np.unique([levels[p].mean() for p in parts], return_index=True)
+    values = np.maximum.accumulate([moved[p].mean() for p in parts])[first] if parts else knots
+
+    def curve(image: Tensor) -> Tensor:
+        if not len(knots):
+            return image
+        change = torch.from_numpy(np.interp(image.numpy(), knots, values - knots)).to(image)
+        return torch.where(image <= BLACK, image, (image + change).clamp(-1, 1))
+
+    return curve
 
 
 def native_change(change: Tensor, native: Grid, grid: WorkingGrid) -> Tensor:

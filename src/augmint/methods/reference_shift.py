@@ -38,7 +38,7 @@ from augmint.diffusion.sampling import (
     with_guidance,
 )
 from augmint.errors import AugmintError
-from augmint.imaging.changes import native_change, same_curve
+from augmint.imaging.changes import mean_curve, native_change, same_curve
 from augmint.imaging.style import bezier_towards, match_histogram, swap_amplitude
 from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
 from augmint.imaging.working import WorkingGrid
@@ -52,11 +52,13 @@ from augmint.methods.shift_planes import (
     on_window,
     planes_at_once,
     planes_of,
+    with_planes,
 )
 from augmint.methods.shift_strength import LEVELS, Calibration
 from augmint.precision import autocast
 
 Translator = Literal["sdedit", "ilvr", "inversion", "energy", "histogram", "fourier", "bezier"]
+Curve = Literal["none", "histogram", "bezier"]
 TRANSLATORS: tuple[Translator, ...] = Translator.__args__  # type: ignore[attr-defined]
 CURVES = {"histogram": match_histogram, "bezier": bezier_towards}
 PLAIN: Mapping[str, Callable[..., Tensor]] = {**CURVES, "fourier": swap_amplitude}
@@ -74,6 +76,9 @@ class ReferenceShift:
             back, upwards as the foreign scanner's where the fit saw unlabelled images of it),
             `energy` (SDEdit that turns away from the foreign scanner; its fit needs such images),
             or without a network `histogram`, `fourier` or `bezier`.
+        curve: What `adapt` does to a foreign patient's grey levels before a network sees them:
+            `none`, or the curve of `histogram` or `bezier`. Where that alone makes them look like
+            the source's, nothing more is done.
         strength: Level that the walk starts from, or share of what is changed without a network; 0
             takes what was calibrated.
         movement: Pixels that contours may move on average on source images; it bounds what
@@ -95,10 +100,11 @@ class ReferenceShift:
     keeps_pixels: ClassVar[bool] = True
     calibrated: ClassVar[bool] = True
     loose: ClassVar[tuple[str, ...]] = (
-        "translator", "strength", "movement", "use_masks", "batch_size",
+        "translator", "curve", "strength", "movement", "use_masks", "batch_size",
     )  # fmt: skip
 
     translator: Translator = "sdedit"
+    curve: Curve = "none"
     strength: float = 0.0
     movement: float = 0.5
     num_steps: int = 6
@@ -115,6 +121,7 @@ class ReferenceShift:
     def __post_init__(self) -> None:
         rules = {
             "translator": (self.translator in TRANSLATORS, f"one of {', '.join(TRANSLATORS)}"),
+            "curve": (self.curve in ("none", *CURVES), f"none or one of {', '.join(CURVES)}"),
             "strength": (0 <= self.strength <= 1, "from 0 to 1"),
             "movement": (self.movement > 0, "above 0"),
             "num_steps": (self.num_steps >= 1, "1 or more"),
@@ -213,28 +220,51 @@ class ReferenceShift:
         Raises:
             AugmintError: if no strength was calibrated or set.
         """
-        calibration: Calibration = networks["calibration"]
-        largest = self._largest(networks)
         for group in _whole_patients(cases, self.batch_size):
-            bare = [replace(case, mask=None) for case in group]
-            chosen: list[tuple[float, tuple[float, ...]]]
-            if self.strength or not self.learned:
-                chosen = [(largest, ()) for _ in bare]
-            else:
-                errors = denoising_errors(networks, bare, facts, self.batch_size)
-                pooled = by_patient(bare, errors, facts)
-                chosen = [
-                    (calibration.strength_for(pooled[case.patient_id], largest), tuple(own))
-                    for case, own in zip(bare, errors)
-                ]
+            windows = [on_window(replace(case, mask=None), facts) for case in group]
+            plans = self._plans(networks, windows, facts)
             shifts = [
-                Shift(case, copy, strength, found)
-                for case, (strength, found) in zip(bare, chosen)
-                for copy in range(copies if strength else 1)
+                replace(plan, copy=copy)
+                for plan in plans
+                for copy in range(copies if plan.random else 1)
             ]
             made = self.translate(networks, shifts, facts, seed=seed, masks=False)
-            for _, (strength, _) in zip(bare, chosen):
-                yield list(islice(made, copies if strength else 1))
+            for plan in plans:
+                yield list(islice(made, copies if plan.random else 1))
+
+    def _plans(
+        self, networks: Mapping[str, Any], windows: Sequence[Case], facts: DatasetFacts
+    ) -> list[Shift]:
+        """What is done to each case of whole patients, in their order."""
+        calibration: Calibration = networks["calibration"]
+        largest, style = self._largest(networks), calibration.style
+        if not self.learned:
+            changed = _together(windows, facts, lambda x: PLAIN[self.translator](x, style, largest))
+            return [Shift(case, 0, largest, ready=True) for case in changed]
+        if self.strength:
+            return [Shift(case, 0, largest) for case in windows]
+
+        def look(cases: Sequence[Case]) -> tuple[list[list[float]], dict[str, float]]:
+            errors = denoising_errors(networks, cases, facts, self.batch_size)
+            pooled = by_patient(cases, errors, facts)
+            return errors, {p: calibration.strength_for(e, largest) for p, e in pooled.items()}
+
+        errors, needed = look(windows)
+        plans = [
+            Shift(case, 0, needed[case.patient_id], tuple(own), looks=1)
+            for case, own in zip(windows, errors)
+        ]
+        foreign = [n for n, plan in enumerate(plans) if plan.strength]
+        if self.curve == "none" or not foreign:
+            return plans
+        curved = _together(
+            [windows[n] for n in foreign], facts, lambda x: CURVES[self.curve](x, style, 1.0)
+        )
+        _, needed = look(curved)
+        for n, case in zip(foreign, curved):
+            still = needed[case.patient_id]
+            plans[n] = replace(plans[n], case=case, strength=still, curve=self.curve, looks=2)
+        return plans
 
     def _largest(self, networks: Mapping[str, Any]) -> float:
         """The strength that was set, or else the largest that was calibrated."""
@@ -268,7 +298,7 @@ class ReferenceShift:
         windows = [on_window(shift.case, facts) for shift in shifts]
         for number, (shift, window) in enumerate(zip(shifts, windows)):
             images, given = planes_of(window, facts, SOURCE, masks)
-            if not shift.strength:
+            if not shift.strength or shift.ready:
                 planes[number] = images
             elif not self.learned:
                 style = networks["calibration"].style
@@ -336,34 +366,33 @@ class ReferenceShift:
             return [follow_energy(gradient, self.attraction)]
         return []
 
-    def evaluations(self, planes: int, strength: float, looked: bool) -> int:
+    def evaluations(self, planes: int, strength: float, looks: int) -> int:
         """Evaluations of the network for a case with so many planes.
 
         Args:
             planes: Slices of the case.
             strength: That it was shifted by; 0 for not at all.
-            looked: Whether its denoising errors were measured.
+            looks: How often its denoising errors were measured.
         """
         walk = descend(self.num_steps, start=strength or 1.0, solver=self.solver).evaluations
         if self.translator == "inversion":
             walk += ascend(self.num_steps, stop=strength or 1.0, solver=self.solver).evaluations
         if self.translator == "energy" and self.repulsion:
             walk *= 2
-        return planes * (walk * bool(strength and self.learned) + len(LEVELS) * looked)
+        return planes * (walk * bool(strength and self.learned) + len(LEVELS) * looks)
 
     def _finished(
         self, shift: Shift, case: Case, planes: Tensor, facts: DatasetFacts, seed: int
     ) -> Case:
         """The case on the window with its shifted planes, and what was done to it."""
-        by_slice = facts.grid.dims == 2 and case.dims == 3
         walk = descend(self.num_steps, start=shift.strength or 1.0, solver=self.solver)
         details: dict[str, float | str] = {
             "translator": self.translator, "strength": shift.strength,
+            **({"curve": shift.curve} if shift.curve else {}),
         }  # fmt: skip
         details |= {f"error_{level:g}": e for level, e in zip(LEVELS, shift.errors)}
         return replace(
-            case,
-            image=planes.movedim(0, -1) if by_slice else planes[0],
+            with_planes(case, planes, facts),
             case_id=f"{case.case_id}__s{seed}_c{shift.copy}",
             provenance=Provenance(
                 source_case=case.case_id,
@@ -375,7 +404,7 @@ class ReferenceShift:
                     # The first of several translations stands for the look that all of them share.
                     len(planes),
                     shift.strength,
-                    bool(shift.errors) and not shift.copy,
+                    0 if shift.copy else shift.looks,
                 ),
                 details=details,
             ),
@@ -385,30 +414,65 @@ class ReferenceShift:
         """The source on its own grid with the change that was made of it on the window.
 
         Detail finer than the working grid and what lies outside the window stay, and the mask
-        stays bit by bit. A curve of intensities is the same for all pixels, in the window or not.
+        stays bit by bit. A curve of grey levels is the same for all pixels, in the window or not.
         """
         before = grid.to_working(replace(source, mask=None), shape=grid.window).image
         if torch.equal(before, new.image):
             image = source.image
-        elif self.translator in CURVES:
+        elif not self.learned and self.translator in CURVES:
             image = torch.stack(
                 [same_curve(b, n, i) for b, n, i in zip(before, new.image, source.image)]
             )
         else:
-            image = (source.image + native_change(new.image - before, source.grid, grid)).clamp(
-                -1, 1
-            )
+            whole, inside = source.image, before
+            if new.provenance is not None and new.provenance.details.get("curve"):
+                found = [mean_curve(b, n) for b, n in zip(before, new.image)]
+                whole = torch.stack([curve(i) for curve, i in zip(found, whole)])
+                inside = torch.stack([curve(i) for curve, i in zip(found, inside)])
+            change = native_change(new.image - inside, source.grid, grid)
+            image = (whole + change).clamp(-1, 1)
         return replace(new, image=image, mask=source.mask, grid=source.grid, frame=None)
 
 
 @dataclass(frozen=True)
 class Shift:
-    """A case on the canvas to shift: which copy, how far, and the errors that said so."""
+    """A case to shift.
+
+    Attributes:
+        case: On the canvas, or on the window.
+        copy: Number of the translation.
+        strength: How far; 0 leaves the case as it is here.
+        errors: Denoising errors that said so, of the image as it was stored.
+        curve: What was done to its grey levels before.
+        looks: How often the network was asked for its errors.
+        ready: It is shifted already.
+    """
 
     case: Case
     copy: int
     strength: float
     errors: tuple[float, ...] = ()
+    curve: str = ""
+    looks: int = 0
+    ready: bool = False
+
+    @property
+    def random(self) -> bool:
+        """Whether another copy would be another image."""
+        return bool(self.strength) and not self.ready
+
+
+def _together(
+    windows: Sequence[Case], facts: DatasetFacts, change: Callable[[Tensor], Tensor]
+) -> list[Case]:
+    """Cases changed by one map for all planes of a patient."""
+    changed: list[Case] = []
+    for _, own in groupby(windows, key=lambda case: case.patient_id):
+        cases = list(own)
+        planes = [planes_of(case, facts, SOURCE, False)[0] for case in cases]
+        new = change(torch.cat(planes)).split([len(p) for p in planes])
+        changed += [with_planes(case, p, facts) for case, p in zip(cases, new)]
+    return changed
 
 
 def _whole_patients(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:

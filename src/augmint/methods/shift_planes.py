@@ -141,6 +141,12 @@ def planes_of(
     return images, told
 
 
+def with_planes(window: Case, planes: Tensor, facts: DatasetFacts) -> Case:
+    """The converse of `planes_of`: a case on the window with these images (Z, C, *window)."""
+    by_slice = facts.grid.dims == 2 and window.dims == 3
+    return replace(window, image=planes.movedim(0, -1) if by_slice else planes[0])
+
+
 def planes_at_once(batch_size: int, facts: DatasetFacts) -> int:
     """Images per batch; volumes count an eighth of it."""
     return batch_size if facts.grid.dims == 2 else max(1, batch_size // 8)

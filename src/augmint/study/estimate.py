@@ -153,7 +153,7 @@ def _shifts(
             continue
         method: Any = build_method(fit["method"], {**fit["settings"], **unit.arguments["settings"]})
         images = _images(unit.arguments, known, one["dims"])
-        passes = method.evaluations(1, 1.0, True) * unit.arguments["repeats"]
+        passes = method.evaluations(1, 1.0, 1) * unit.arguments["repeats"]
         shifts += images * passes * usual / batch / 3
     return fits, shifts
 
