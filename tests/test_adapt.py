@@ -416,3 +416,18 @@ def test_synthetic_images_are_no_target(run, target, tmp_path):
     some = replace(dataset, items=(items[0], *dataset.items[2:]))
     out = adapt(run, some, tmp_path / "OUT", **SMALL)
     assert [r["case"] for r in rows_of(out)] == [i.case_id for i in dataset.items[2:]]
+
+
+def test_all_that_is_told_of_a_case_stays(made, target):
+    before, after = open_dataset(target), open_dataset(made)
+    assert "phase" in before.items[0].columns
+    assert [dict(i.columns) for i in after.items] == [dict(i.columns) for i in before.items]
+
+
+def test_a_translator_without_a_network_needs_a_fit_too(target, tmp_path):
+    with pytest.raises(AugmintError, match="reference_shift needs a fit"):
+        generate(
+            "reference_shift", target, tmp_path / "OUT", settings={"translator": "histogram"},
+            preset="tiny", **SMALL,
+        )  # fmt: skip
+    assert not (tmp_path / "OUT").exists()

@@ -38,7 +38,7 @@ def write_synthetic(folder: Path, *, held: int = 1, folds: bool = False) -> Path
     """Phantoms of four patients and a noisy copy of each training case, laid out as `augment`."""
     from augmint.data.dataset import open_dataset
     from augmint.data.images import read_image, read_mask, write_image, write_mask
-    from augmint.synthetic import _splits, _write_cases, write_manifest
+    from augmint.synthetic import _splits, write_cases, write_manifest
 
     cohort = make_phantoms(
         "cine-mr", out=folder.with_name("phantoms"), patients=4, size=32, slices=3
@@ -73,7 +73,7 @@ def write_synthetic(folder: Path, *, held: int = 1, folds: bool = False) -> Path
                 }
             )  # fmt: skip
     write_manifest(folder / "manifest.csv", rows, list(real.labels)[1:])
-    _write_cases(folder, real)
+    write_cases(folder, real)
     splits = _splits(rows, real, patients[len(train) :], parts if folds else [])
     (folder / "splits_final.json").write_text(json.dumps(splits))
     entries = [

@@ -29,7 +29,7 @@ from augmint.report import plane_of, sheet, tile, write_json
 from augmint.segment import SegmenterRun, load_segmenter_run
 from augmint.segmentation.cases import predict_case
 from augmint.staging import WORK, copy_file, output_folder, write_text
-from augmint.synthetic import converted_ending, keeps_files
+from augmint.synthetic import converted_ending, keeps_files, write_cases
 
 SCHEMA_VERSION = 1
 SHOWN = 12
@@ -259,8 +259,7 @@ class _Writer:
             path.unlink()
         rows = [json.loads(self.row_of(i).read_text()) for i in self.dataset.items]
         _write_table(self.folder / "adapt.csv", rows)
-        columns = ("case", "patient", "domain")
-        _write_table(self.folder / "cases.csv", [{k: r[k] for k in columns} for r in rows])
+        write_cases(self.folder, self.dataset)
         write_json(self.folder / "dataset.json", self._description(rows))
         if self.judge is not None:
             write_json(self.folder / "predictions" / "labels.json", dict(self.judge.labels))

@@ -25,7 +25,7 @@ from augmint.fit import (
     resolve_device,
     versions,
 )
-from augmint.methods import build_method, sees_whole_frames
+from augmint.methods import build_method, is_calibrated, sees_whole_frames
 from augmint.prepare import choose_patients, prepare, real_labelled
 from augmint.presets import preset_named
 from augmint.progress import Talk
@@ -186,7 +186,7 @@ def fitted_or_ready(
     facts = prepare(
         dataset, preset_named(preset), dims=dims, whole=sees_whole_frames(method), talk=talk
     ).facts
-    if method.networks(facts):
+    if method.networks(facts) or is_calibrated(method):
         raise AugmintError(
             f"{name} needs a fit; first `augmint fit DATA --method {name} -o RUN`, then "
             "`augmint generate RUN DATA -o OUT`"

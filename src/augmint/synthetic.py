@@ -161,7 +161,7 @@ def finish_dataset(
         write_manifest(folder / "rejected" / "manifest.csv", rejected, facts_grid.annotated)
     else:  # verdicts that flipped after a kill leave it empty
         shutil.rmtree(folder / "rejected", ignore_errors=True)
-    _write_cases(folder, dataset)
+    write_cases(folder, dataset)
     splits = _splits(accepted, dataset, held_back, folds)
     write_text(folder / "splits_final.json", json.dumps(splits, indent=1))
     for name, content in _datalists(accepted, dataset, facts, held_back, folds).items():
@@ -230,8 +230,8 @@ def write_manifest(path: Path, rows: Sequence[Mapping[str, Any]], labels: Sequen
     temporary.replace(path)
 
 
-def _write_cases(folder: Path, dataset: Dataset) -> None:
-    """cases.csv of the real cases, so that patients and domains keep their names."""
+def write_cases(folder: Path, dataset: Dataset) -> None:
+    """cases.csv of real cases, so that patients, domains and all else told of them stay."""
     extra = sorted({k for i in dataset.items for k in i.columns} - {"case", "patient", "domain"})
     temporary = folder / "cases.csv.writing"
     with temporary.open("w", newline="", encoding="utf-8") as stream:
