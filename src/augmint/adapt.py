@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from augmint.case import Case
@@ -29,7 +30,7 @@ from augmint.report import plane_of, sheet, tile, write_json
 from augmint.segment import SegmenterRun, load_segmenter_run
 from augmint.segmentation.cases import predict_case
 from augmint.staging import WORK, copy_file, output_folder, write_text
-from augmint.synthetic import converted_ending, keeps_files, write_cases
+from augmint.synthetic import converted_ending, keeps_files, write_cases, write_description
 
 SCHEMA_VERSION = 1
 SHOWN = 12
@@ -190,12 +191,13 @@ class _Writer:
         images = [method.to_native(new, native, self.fitted.facts.grid) for new in made]
         origins = [new.provenance for new in made if new.provenance is not None]
         shifted = _is_shifted(origins[0].details)
-        channels = self._write_image(item, native, images[0] if shifted else None, self.images)
+        stored, _, _ = self.dataset.read_stored(item)
+        self._write_image(item, native, stored, images[0] if shifted else None, self.images)
         for number in range(2, self.repeats + 1):
             # Every folder of repeats is whole: an untouched image stands in each as it is.
             place = self.folder / REPEATS / str(number)
             more = images[min(number, len(images)) - 1] if shifted else None
-            self._write_image(item, native, more, place)
+            self._write_image(item, native, stored, more, place)
         self._copy_mask(item)
         if self.judge is not None:
             self._predict(native, images if len(images) == 1 else [*images, native])
@@ -204,7 +206,7 @@ class _Writer:
             **origins[0].details, "walk": origins[0].walk, "repeats": len(made),
             "evaluations": sum(origin.evaluations for origin in origins),
             "mean_change": round(float((images[0].image - native.image).abs().mean()), 5),
-            "channels": channels, "spacing_known": native.grid.spacing_known,
+            "channels": len(stored), "spacing_known": native.grid.spacing_known,
         }  # fmt: skip
         write_text(self.row_of(item), json.dumps(row))
 
@@ -217,20 +219,21 @@ class _Writer:
         """Where a case's image stands in a folder of images."""
         return [place / f"{item.case_id}_{c:04d}{self.ending}" for c in range(channels)]
 
-    def _write_image(self, item: Item, native: Case, new: Case | None, place: Path) -> int:
-        """The shifted image in the stored type, or the files as they are; returns its channels."""
-        stored, _, _ = self.dataset.read_stored(item)
+    def _write_image(
+        self, item: Item, native: Case, stored: np.ndarray, new: Case | None, place: Path
+    ) -> None:
+        """The shifted image in the stored type, or the files as they are."""
         paths = self.image_paths(item, len(stored), place)
-        if new is None and self.as_is and len(item.images) == len(stored):
+        each = len(item.images) == len(stored)
+        if new is None and self.as_is and each:
             for source, path in zip(item.images, paths):
                 copy_file(source, path)
-            return len(stored)
+            return
         values = stored if new is None else native.intensity.to_stored(new.image)
         for channel, path in enumerate(paths):
             write_image(path, values[channel : channel + 1], native.grid)
-            if len(item.images) == len(stored):
+            if each:
                 keep_header(path, item.images[channel])
-        return len(stored)
 
     def _copy_mask(self, item: Item) -> None:
         real = next(i for i in self.dataset.items if i.case_id == item.case_id)
@@ -260,7 +263,11 @@ class _Writer:
         rows = [json.loads(self.row_of(i).read_text()) for i in self.dataset.items]
         _write_table(self.folder / "adapt.csv", rows)
         write_cases(self.folder, self.dataset)
-        write_json(self.folder / "dataset.json", self._description(rows))
+        write_description(
+            self.folder, self.dataset, cases=len(rows) if self.part == "Tr" else 0,
+            channels=rows[0]["channels"], ending=self.ending,
+            spacing_known=all(r["spacing_known"] for r in rows),
+        )  # fmt: skip
         if self.judge is not None:
             write_json(self.folder / "predictions" / "labels.json", dict(self.judge.labels))
         facts = {
@@ -280,27 +287,6 @@ class _Writer:
         write_json(self.folder / "run.json", facts)
         self._show(rows)
         return rows
-
-    def _description(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        dataset = self.dataset
-        names = dataset.channel_names or tuple(
-            f"{dataset.modality or 'image'}{i or ''}" for i in range(rows[0]["channels"])
-        )
-        facts: dict[str, Any] = {
-            "channel_names": {str(i): n for i, n in enumerate(names)},
-            "labels": dict(dataset.labels),
-            "numTraining": len(rows) if self.part == "Tr" else 0,
-            "file_ending": self.ending,
-            "name": dataset.name,
-            "licence": dataset.licence,
-        }
-        if dataset.annotated != {i for i in dataset.labels.values() if i > 0}:
-            facts["annotated_labels"] = [
-                n for n, i in dataset.labels.items() if i in dataset.annotated
-            ]
-        if not all(r["spacing_known"] for r in rows) or dataset.spacing_known is False:
-            facts["spacing_known"] = False
-        return facts
 
     def _show(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """OUT/sheets/adapt.png: images before and after, and what was changed."""

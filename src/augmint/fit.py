@@ -38,7 +38,7 @@ from augmint.methods.shift_strength import load_calibration
 from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
 from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
-from augmint.segmentation.training import SegmenterConfig
+from augmint.quality.agreement import gate_config
 from augmint.staging import output_folder, write_text
 from augmint.synthetic import check_cases
 from augmint.weights import folder_exists, sha256
@@ -167,12 +167,7 @@ def _calibrate(
     """RUN/checkpoints/best/calibration, measured unless it is there; returns its hash."""
     folder = run / "checkpoints" / "best" / CALIBRATION
     if not folder_exists(folder):
-        config = SegmenterConfig(
-            width=sizes.segmenter_width,
-            steps=sizes.gate_steps,
-            batch_size=16 if prepared.facts.grid.dims == 2 else sizes.batch_size_3d,
-            seed=seed,
-        )
+        config = gate_config(sizes, prepared.facts.grid.dims, seed)
         calibrate(
             method, fitted, prepared, held, folder, config=config, seed=seed, device=device,
             talk=talk,

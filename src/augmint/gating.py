@@ -14,10 +14,9 @@ from augmint.methods import Method, keeps_pixels
 from augmint.prepare import Prepared
 from augmint.presets import Preset
 from augmint.progress import Talk
-from augmint.quality.agreement import check_masks, fit_gate
+from augmint.quality.agreement import check_masks, fit_gate, gate_config
 from augmint.quality.gates import Gates, ValidityGate, fit_copies, fit_validity
 from augmint.quality.validity import Rules
-from augmint.segmentation.training import SegmenterConfig
 from augmint.synthetic import rejected_by
 
 
@@ -87,12 +86,7 @@ def fit_agreement(
     """The gates with agreement's segmenters, those found in OUT/run/gate not fitted again."""
     if "agreement" not in gates.used:
         return gates
-    config = SegmenterConfig(
-        width=sizes.segmenter_width,
-        steps=steps or sizes.gate_steps,
-        batch_size=16 if gates.grid.dims == 2 else sizes.batch_size_3d,
-        seed=seed,
-    )
+    config = gate_config(sizes, gates.grid.dims, seed, steps=steps)
     agreement = fit_gate(
         prepared.pool.crop(gates.grid.window),
         prepared.dataset.items,

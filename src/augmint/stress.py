@@ -38,7 +38,7 @@ from augmint.prepare import choose_patients, real_labelled
 from augmint.progress import Talk
 from augmint.report import sheet, tile, write_json
 from augmint.staging import WORK, output_folder, refuse_existing, write_text
-from augmint.synthetic import KEPT, converted_ending
+from augmint.synthetic import KEPT, converted_ending, write_description
 
 SCHEMA_VERSION = 1
 SHOWN = 12
@@ -306,23 +306,10 @@ def _finish(
     for name in ("imagesTr", "labelsTr"):
         for path in (folder / name).glob(".*.tmp*"):  # half-written files that a kill left
             path.unlink()
-    channels = rows[0]["channels"]
-    names = dataset.channel_names or tuple(
-        f"{dataset.modality or 'image'}{i or ''}" for i in range(channels)
-    )
-    facts: dict[str, Any] = {
-        "channel_names": {str(i): n for i, n in enumerate(names)},
-        "labels": dict(dataset.labels),
-        "numTraining": len(dataset),
-        "file_ending": _ending(dataset),
-        "name": dataset.name,
-        "licence": dataset.licence,
-    }
-    if dataset.annotated != {i for i in dataset.labels.values() if i > 0}:
-        facts["annotated_labels"] = [n for n, i in dataset.labels.items() if i in dataset.annotated]
-    if not known or dataset.spacing_known is False:
-        facts["spacing_known"] = False
-    write_json(folder / "dataset.json", facts)
+    write_description(
+        folder, dataset, cases=len(dataset), channels=rows[0]["channels"], ending=_ending(dataset),
+        spacing_known=known,
+    )  # fmt: skip
     cut = {}
     for name, index in dataset.labels.items():
         shares = [r[f"stress_cut_{name}"] for r in rows if r.get(f"stress_cut_{name}") is not None]

@@ -60,18 +60,35 @@ def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:
     """
     as_is = keeps_files(dataset)
     ending = dataset.file_ending if as_is else converted_ending(dataset)
-    channels = 1
-    known = dataset.spacing_known is not False
+    channels, known = 1, True
     for item in talk.counted("copying real cases", dataset.items, len(dataset)):
         channels, spacing_known = _copy(dataset, item, folder, ending, as_is)
         known = known and spacing_known
+    write_description(
+        folder, dataset, cases=len(dataset), channels=channels, ending=ending, spacing_known=known
+    )
+
+
+def write_description(
+    folder: Path, dataset: Dataset, *, cases: int, channels: int, ending: str, spacing_known: bool
+) -> None:
+    """dataset.json of an nnU-Net raw dataset whose cases come from another dataset.
+
+    Args:
+        folder: Of the new dataset.
+        dataset: Where its cases come from.
+        cases: How many of them are labelled.
+        channels: Of each case; they are named after the modality where the dataset names none.
+        ending: Of its files.
+        spacing_known: Whether all of its files carry a spacing that counts.
+    """
     names = dataset.channel_names or tuple(
         f"{dataset.modality or 'image'}{i or ''}" for i in range(channels)
     )
     facts: dict[str, Any] = {
         "channel_names": {str(i): n for i, n in enumerate(names)},
         "labels": dict(dataset.labels),
-        "numTraining": len(dataset),
+        "numTraining": cases,
         "file_ending": ending,
         "name": dataset.name,
         "licence": dataset.licence,
@@ -79,7 +96,7 @@ def write_real(dataset: Dataset, folder: Path, talk: Talk) -> None:
     everything = {i for i in dataset.labels.values() if i > 0}
     if dataset.annotated != everything:
         facts["annotated_labels"] = [n for n, i in dataset.labels.items() if i in dataset.annotated]
-    if not known:
+    if not spacing_known or dataset.spacing_known is False:
         facts["spacing_known"] = False
     write_text(folder / "dataset.json", json.dumps(facts, indent=1))
 

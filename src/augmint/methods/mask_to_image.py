@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any, Literal
 
 import torch
@@ -39,7 +38,13 @@ from augmint.errors import AugmintError
 from augmint.imaging.label_codes import Coding
 from augmint.imaging.warps import WarpRange, random_warp, warp_case, warp_image, warp_mask
 from augmint.methods.label_diffusion import Stack, draw_stacks, label_spec, read_asks
-from augmint.methods.protocol import DatasetFacts, NetworkSpec, Samples
+from augmint.methods.protocol import (
+    DatasetFacts,
+    NetworkSpec,
+    Samples,
+    images_at_once,
+    in_groups,
+)
 from augmint.precision import autocast
 
 Masks = Literal["warped", "generated", "both"]
@@ -257,7 +262,7 @@ class MaskToImage:
                 yield from self._jobs(new, facts, generator, key, network.config.channels)
 
         done: list[Tensor] = []
-        batch = self.batch_size if facts.grid.dims == 2 else max(1, self.batch_size // 8)
+        batch = images_at_once(self.batch_size, facts)
         for job, image in sample_jobs(jobs(), run, batch_size=batch):
             new = started[job.key]
             done.append(image)
@@ -279,7 +284,7 @@ class MaskToImage:
         walk: str,
     ) -> Iterator[tuple[Case, torch.Generator]]:
         """The new cases with their masks and empty images, and what draws their noise."""
-        for group in _groups(orders, 1 if self.masks == "warped" else self.batch_size):
+        for group in in_groups(orders, 1 if self.masks == "warped" else self.batch_size):
             asked = [o for o in group if self._generates(o[1])]
             stacks: Iterator[Stack] = iter(())
             if asked:
@@ -351,13 +356,6 @@ def _as_drawn(case: Case, stack: Stack) -> Case:
         mask=stack.mask,
         grid=replace(case.grid, shape=shape),
     )
-
-
-def _groups(orders: Iterable[tuple[Case, int]], size: int) -> Iterator[Sequence[tuple[Case, int]]]:
-    """Orders in groups, read lazily."""
-    source = iter(orders)
-    while group := list(islice(source, size)):
-        yield group
 
 
 def _foreground(facts: DatasetFacts) -> list[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from itertools import islice
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from augmint.diffusion.networks import NetworkConfig
 from augmint.diffusion.training import Draw, Loss
 from augmint.imaging.working import WorkingGrid
 
+Order = TypeVar("Order")
 # Of `DatasetFacts.areas`.
 QUANTILES = 41
 POSITIONS = 5
@@ -157,6 +159,18 @@ class Method(Protocol):
     ) -> Iterator[Case]:
         """One synthetic case on the working window for each (case, copy), in their order."""
         ...
+
+
+def in_groups(orders: Iterable[Order], size: int) -> Iterator[list[Order]]:
+    """Orders in groups of so many, read lazily; the last may be smaller."""
+    source = iter(orders)
+    while group := list(islice(source, size)):
+        yield group
+
+
+def images_at_once(batch_size: int, facts: DatasetFacts) -> int:
+    """Images per sampling batch: volumes count an eighth of it."""
+    return batch_size if facts.grid.dims == 2 else max(1, batch_size // 8)
 
 
 def keeps_pixels(method: object) -> bool:

@@ -42,7 +42,13 @@ from augmint.imaging.changes import mean_curve, native_change, same_curve
 from augmint.imaging.style import bezier_towards, match_histogram, swap_amplitude
 from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
 from augmint.imaging.working import WorkingGrid
-from augmint.methods.protocol import DatasetFacts, NetworkSpec, Samples
+from augmint.methods.protocol import (
+    DatasetFacts,
+    NetworkSpec,
+    Samples,
+    images_at_once,
+    in_groups,
+)
 from augmint.methods.shift_planes import (
     FOREIGN,
     SOURCE,
@@ -50,7 +56,6 @@ from augmint.methods.shift_planes import (
     condition,
     denoising_errors,
     on_window,
-    planes_at_once,
     planes_of,
     with_planes,
 )
@@ -194,7 +199,7 @@ class ReferenceShift:
             AugmintError: if no strength was calibrated or set.
         """
         largest = self._largest(networks)
-        for group in _groups(orders, self.batch_size):
+        for group in in_groups(orders, self.batch_size):
             shifts = [Shift(case, copy, largest) for case, copy in group]
             yield from self.translate(networks, shifts, facts, seed=seed, masks=self.use_masks)
 
@@ -310,7 +315,7 @@ class ReferenceShift:
                 jobs = by_strength.setdefault(shift.strength, [])
                 for image, told in zip(images, given):
                     jobs.append(Job(noise, torch.cat([image, told]), (number, *key)))
-        batch = planes_at_once(self.batch_size, facts)
+        batch = images_at_once(self.batch_size, facts)
         made: dict[int, list[Tensor]] = {}
         for strength, jobs in by_strength.items():
             run = self._runner(networks, facts, strength)
@@ -485,9 +490,3 @@ def _whole_patients(cases: Iterable[Case], size: int) -> Iterator[list[Case]]:
             held = []
     if held:
         yield held
-
-
-def _groups(source: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    stream = iter(source)
-    while group := list(islice(stream, size)):
-        yield group

@@ -15,7 +15,7 @@ from augmint.data.pool import slice_position
 from augmint.diffusion.path import add_noise, velocity
 from augmint.diffusion.sampling import Job, generator_for, sample_jobs
 from augmint.imaging.working import center
-from augmint.methods.protocol import DatasetFacts
+from augmint.methods.protocol import DatasetFacts, images_at_once
 from augmint.methods.shift_strength import LEVELS
 from augmint.precision import autocast
 
@@ -85,7 +85,7 @@ def denoising_errors(
             return (v - velocity(x_0, noise)).square().flatten(1).mean(1)
 
         sums: dict[int, list[float]] = {}
-        batch = planes_at_once(batch_size, facts)
+        batch = images_at_once(batch_size, facts)
         for job, error in sample_jobs(jobs, run, batch_size=batch):
             sums.setdefault(int(str(job.key[0])), []).append(float(error))
         for number, errors in sums.items():
@@ -145,8 +145,3 @@ def with_planes(window: Case, planes: Tensor, facts: DatasetFacts) -> Case:
     """The converse of `planes_of`: a case on the window with these images (Z, C, *window)."""
     by_slice = facts.grid.dims == 2 and window.dims == 3
     return replace(window, image=planes.movedim(0, -1) if by_slice else planes[0])
-
-
-def planes_at_once(batch_size: int, facts: DatasetFacts) -> int:
-    """Images per batch; volumes count an eighth of it."""
-    return batch_size if facts.grid.dims == 2 else max(1, batch_size // 8)

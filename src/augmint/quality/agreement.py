@@ -23,6 +23,7 @@ from augmint.data.splits import folds
 from augmint.errors import AugmintError
 from augmint.evaluation.metrics import dice
 from augmint.imaging.working import WorkingGrid
+from augmint.presets import Preset
 from augmint.progress import Talk
 from augmint.segmentation.cases import predict_case
 from augmint.segmentation.checkpoint import load_segmenter, save_segmenter
@@ -155,6 +156,25 @@ def _nothing_to_judge() -> AugmintError:
         "no real training mask holds any label, so no gate can tell whether a pair agrees; check "
         "the mask files and the label map with `augmint inspect`, or choose training patients "
         "whose masks are not empty"
+    )
+
+
+def gate_config(
+    sizes: Preset, dims: int, seed: int, *, steps: int | None = None
+) -> SegmenterConfig:
+    """Of the small segmenters that judge images: the gate's, and others that only look.
+
+    Args:
+        sizes: The preset.
+        dims: Of the working grid.
+        seed: Of the fit.
+        steps: Instead of the preset's.
+    """
+    return SegmenterConfig(
+        width=sizes.segmenter_width,
+        steps=steps or sizes.gate_steps,
+        batch_size=16 if dims == 2 else sizes.batch_size_3d,
+        seed=seed,
     )
 
 
