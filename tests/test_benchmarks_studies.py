@@ -503,9 +503,9 @@ def test_generators_of_quality_and_gain_differ_in_steps_and_evaluations(tmp_path
     rest = {json.dumps(m.model_dump() | {"steps": 0, "settings": {}}) for m in made.values()}
     assert len(rest) == 1
     assert all(one.gates == [] for one in made.values())
-    # Three draws of 2 + 11 arms on two tests.
+    # One draw of 2 + 11 arms on two tests.
     counts = *(plan.count(k) for k in ("generate", "train", "evaluate")), len(plan.cells)
-    assert counts == (33, 39, 78, 78)
+    assert counts == (11, 13, 26, 26)
     # Patients are left whom no generator saw, to judge with.
     seen = {p for u in plan.units.values() if u.kind == "generate" for p in u.arguments["patients"]}
     assert set(parts["train"]) - seen
