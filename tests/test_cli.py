@@ -74,6 +74,10 @@ FLAGS = {
         "--out", "--configuration", "--fold", "--patients", "--device", "--continue", "--quiet",
         "--json", *FOLDERS,
     },
+    "stack": {
+        "--out", "--spacing", "--pattern", "--patients", "--seed", "--continue", "--quiet",
+        "--json", "--config", *READS,
+    },
     "stress": {
         "--out", "--width", "--depth", "--tilt", "--gain", "--attenuation", "--fixed", "--strength",
         "--fill", "--labels", "--patients", "--seed", "--continue", "--quiet", "--json", "--config",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from augmint.nnunet import predict_nnunet, prepare_nnunet, train_nnunet
     from augmint.score import score
     from augmint.segment import segment
+    from augmint.stacking import stack
     from augmint.stress import stress
     from augmint.study.prove import prove
     from augmint.study.run import study
@@ -62,6 +63,7 @@ _WHERE: dict[str, tuple[str, str]] = {
     "score": ("augmint.score", "score"),
     "score_survey": ("augmint.survey.score", "score_survey"),
     "segment": ("augmint.segment", "segment"),
+    "stack": ("augmint.stacking", "stack"),
     "stress": ("augmint.stress", "stress"),
     "study": ("augmint.study.run", "study"),
     "audit": ("augmint.audit.run", "audit"),
@@ -98,6 +100,7 @@ __all__ = [
     "score",
     "score_survey",
     "segment",
+    "stack",
     "stress",
     "study",
     "survey",

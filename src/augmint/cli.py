@@ -773,6 +773,38 @@ def phantoms(
 
 
 @app.command()
+def stack(
+    data: opt.Data = None,
+    out: opt.Out = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option("--spacing", help="mm along rows, along columns, between slices: 1.3,1.3,10."),
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option("--pattern", help="Finds (?P<number>...) in a case's name; its last number."),
+    ] = None,
+    patients: opt.Patients = None,
+    patient_regex: opt.PatientRegex = None,
+    label_map: opt.LabelMap = None,
+    seed: opt.Seed = 0,
+    resume: opt.Continue = False,
+    quiet: opt.Quiet = False,
+    as_json: opt.Json = False,
+    config: opt.Config = None,
+) -> None:
+    """Stack slices that are cases of their own into volumes."""
+    from augmint.stacking import NUMBER, stack
+
+    made = stack(
+        _open(data, patient_regex, label_map, bare=True), _given(out, "-o"),
+        spacing=opt.read_spacing(spacing), pattern=pattern or NUMBER,
+        patients=opt.read_patients(patients), seed=seed, resume=resume, talk=Talk(quiet=quiet),
+    )  # fmt: skip
+    _print(_folder(made), as_json)
+
+
+@app.command()
 def stress(
     data: opt.Data = None,
     out: opt.Out = None,

@@ -77,6 +77,23 @@ def read_range(text: str, flag: str) -> tuple[float, float]:
     return first, last
 
 
+def read_spacing(text: str | None) -> tuple[float, float, float] | None:
+    """Three distances with commas, such as 1.3,1.3,10.
+
+    Raises:
+        AugmintError: if they are not three numbers.
+    """
+    if text is None:
+        return None
+    try:
+        x, y, z = (float(part) for part in text.split(","))
+    except ValueError:
+        raise AugmintError(
+            f"--spacing wants three distances in mm such as 1.3,1.3,10; got {text!r}"
+        ) from None
+    return x, y, z
+
+
 def named_patients(text: str | None) -> list[str] | None:
     """Names of patients, where a number of them has no meaning."""
     patients = read_patients(text)
