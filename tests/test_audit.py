@@ -191,6 +191,13 @@ def test_images_and_shapes_stand_beside_real_ones(audited):
     assert parts["images"]["extractor"]["name"] == "texture statistics, no weights"
     assert len(parts["images"]["extractor"]["sha256"]) == 64
     assert "4 are needed" in parts["images"]["missing"]
+    learned = parts["images"]["learned"]
+    assert learned["missing"] == parts["images"]["missing"]
+    assert "2 judges" in learned["extractor"]["name"]
+    assert learned["kernel_distance_of_all"] != parts["images"]["kernel_distance_of_all"]
+    told = strict(audited / "audit.json")
+    assert sum("cannot be halved" in line for line in told["limitations"]) == 1
+    assert "by what the judge sees it is" in told["words"][3]
     figures = parts["shapes"]["quantities"]
     assert {"LV area (mm2)", "LV volume (ml)", "LV-RV distance (mm)"} <= set(figures)
     assert all(0 <= f["ks"] <= 1 for f in figures.values())
@@ -214,6 +221,7 @@ def test_an_unfinished_audit_goes_on_where_it_was(ours, real, tmp_path, monkeypa
     monkeypatch.setattr(run, "choose_judges", part("judges", None))
     monkeypatch.setattr(run, "measure_copies", part("copies", COPIES))
     monkeypatch.setattr(run, "measure_images", part("images", IMAGES))
+    monkeypatch.setattr(run, "measure_learned", part("learned", LEARNED))
     options = dict(preset="tiny", judge_steps=2, talk=QUIET)
     with pytest.raises(KeyboardInterrupt):
         audit(ours, real, out, **options)
@@ -223,7 +231,8 @@ def test_an_unfinished_audit_goes_on_where_it_was(ours, real, tmp_path, monkeypa
     with pytest.raises(AugmintError, match="judge_steps"):
         audit(ours, real, out, **{**options, "judge_steps": 3}, resume=True)
     audit(ours, real, out, resume=True, **options)
-    assert seen == ["judges", "adherence", "copies", "images", "images"]
+    # Judges that were fitted are read again.
+    assert seen == ["judges", "adherence", "copies", "images", "images", "judges", "learned"]
     assert (out / "report.html").exists()
     with pytest.raises(AugmintError, match="never overwritten"):
         audit(ours, real, out, **options)
@@ -279,7 +288,7 @@ def test_the_seconds_of_a_continued_audit_are_those_of_all_its_sessions(
     spent.write_text("1000")
     for name, value in (
         ("choose_judges", None), ("measure_adherence", ADHERENCE), ("measure_copies", COPIES),
-        ("measure_images", IMAGES),
+        ("measure_images", IMAGES), ("measure_learned", LEARNED),
     ):  # fmt: skip
         monkeypatch.setattr(run, name, lambda *given, value=value, **named: value)
     audit(folder, real, out, resume=True, **asked)
@@ -291,6 +300,7 @@ ADHERENCE = {
 }  # fmt: skip
 COPIES = {"missing": "not looked for", "flagged": [], "membership": None, "sources_known": True}
 IMAGES = {"missing": "not compared", "ms_ssim_real": None, "ms_ssim_synthetic": None}
+LEARNED = {"missing": "not compared"}
 
 
 # Who is who.
@@ -867,10 +877,11 @@ def test_words_claim_no_likeness_that_was_not_shown(audited):
     assert f"of {len(known)} sizes" in shapes
     assert "No difference between synthetic and real masks is shown" in shapes
     assert "spread as" not in shapes
-    for below, begins in ((0.5, "No difference between synthetic and real"), (1, "Synthetic imag")):
+    shown = "By texture no difference between synthetic and real"
+    for below, begins in ((0.5, shown), (1, "By texture synthetic images lie farther")):
         figure = dict.fromkeys(
             ("synthetic", "synthetic_deviation", "real", "real_deviation"), 0.1
-        ) | {"share_of_real_splits_below": below}  # fmt: skip
+        ) | {"share_of_real_splits_below": below, "difference_over_splits": [-1, 1]}  # fmt: skip
         kinds = ("kernel_distance", "precision", "recall")
         facts["parts"]["images"] = dict.fromkeys(kinds, figure) | IMAGES
         assert in_words(facts)[3].startswith(begins)

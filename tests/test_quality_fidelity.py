@@ -274,7 +274,9 @@ def test_images_that_cannot_be_described_are_told(images, areas, words):
         texture_features(images, areas)
 
 
-@pytest.mark.parametrize(("name", "channels"), [("unet", 64), ("residual_unet", 128)])
+@pytest.mark.parametrize(
+    ("name", "channels"), [("unet", 64), ("residual_unet", 128), ("attention_unet", 64)]
+)
 def test_network_features_are_of_the_bottleneck(name, channels):
     torch.manual_seed(0)
     network = build_segmenter(name, dims=2, in_channels=1, num_classes=3, width=8).train()
@@ -297,6 +299,6 @@ def test_networks_and_images_that_do_not_fit_are_told():
     network = build_segmenter("unet", dims=2, in_channels=1, num_classes=2, width=4)
     with pytest.raises(AugmintError, match="takes images"):
         network_features(network, torch.zeros(1, 2, 32, 32))
-    other = build_segmenter("attention_unet", dims=2, in_channels=1, num_classes=2, width=4)
-    with pytest.raises(AugmintError, match="attention_unet are not known"):
+    other = build_segmenter("swin_unetr", dims=2, in_channels=1, num_classes=2, width=12)
+    with pytest.raises(AugmintError, match="swin_unetr are not known"):
         network_features(other, torch.zeros(1, 1, 32, 32))

@@ -26,10 +26,14 @@ from augmint.segmentation.cases import predict_case
 from augmint.segmentation.checkpoint import load_segmenter, save_segmenter
 from augmint.segmentation.networks import Segmenter
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
+from augmint.weights import sha256
 
 # Real patients that neither generator nor gate saw: as many make a judge of their own.
 LEAST_UNSEEN = 5
 NETWORK = "attention_unet"
+FILE = "network.safetensors"
+# Of a segmenter's run.
+WEIGHTS = Path("checkpoints", "best", FILE)
 # Apart from those of generators, gates and studies.
 SEED = 100
 # Case, patient, Dice by label; None for a label that its mask does not hold.
@@ -50,6 +54,8 @@ class Judges:
         words: Who they are, one sentence.
         independent: Whether they saw nobody that generator or gate saw, and are of another kind
             than the gate's networks.
+        known: For each the real patients that it was fitted on or chosen by.
+        weights: For each the SHA-256 of the file of its weights.
     """
 
     networks: Sequence[Segmenter]
@@ -59,6 +65,8 @@ class Judges:
     labels: Mapping[str, int]
     words: str
     independent: bool
+    known: Sequence[frozenset[str]]
+    weights: Sequence[str]
 
     def agreement(self, case: Case, number: int, device: torch.device) -> dict[str, float | None]:
         """Dice of each label that the case's mask holds.
@@ -124,11 +132,11 @@ def choose_judges(
         steps=steps or preset.segmenter_steps, warmup=min(50, (steps or 50) // 2),
         batch_size=16 if facts.grid.dims == 2 else 2 * preset.batch_size_3d,
     )  # fmt: skip
-    networks = []
+    networks, known = [], []
     for k, held in enumerate(blind):
         where = folder / f"judge_{k}"
+        own = frozenset(chosen) - held if len(blind) > 1 else frozenset(chosen)
         if not where.exists():
-            own = set(chosen) - held if len(blind) > 1 else set(chosen)
             with talk.bar(f"judge {k + 1} of {len(blind)}", config.steps) as update:
                 network = fit_segmenter(
                     config, samples.select(sorted(own)), num_classes=facts.num_classes,
@@ -137,6 +145,7 @@ def choose_judges(
                 )  # fmt: skip
             save_segmenter(where, network)
         networks.append(load_segmenter(where, device)[0])
+        known.append(own)
     words = f"two {NETWORK}, each fitted on half of {len(chosen)} real patients and blind to the "
     words += "other half"
     if len(blind) == 1:
@@ -152,7 +161,8 @@ def choose_judges(
     if faults:
         words += f"; they are not independent: {', and '.join(faults)}"
     labels = {n: i for n, i in facts.labels.items() if n in facts.annotated}
-    return Judges(networks, blind, facts.grid, None, labels, words, not faults)
+    weights = [sha256(folder / f"judge_{k}" / FILE) for k in range(len(networks))]
+    return Judges(networks, blind, facts.grid, None, labels, words, not faults, known, weights)
 
 
 def _telling(update: Callable[[int, str], None]) -> Callable[[int], None]:
@@ -189,7 +199,10 @@ def _given(material: Material, run: Path | str, device: torch.device) -> Judges:
         words += f"; it is not independent: {', and '.join(faults)}"
     if left := sorted(set(facts.annotated) - set(labels)):
         words += f"; it was not taught {listed(left, 10)}"
-    return Judges([network], [free], taught.grid, table, labels, words, not faults)
+    weights = sha256(Path(run) / WEIGHTS)
+    return Judges(
+        [network], [free], taught.grid, table, labels, words, not faults, [used], [weights]
+    )
 
 
 def _known_to(taught: SegmenterRun, real: Dataset) -> frozenset[str]:

@@ -50,34 +50,68 @@ def measure_images(material: Material, folder: Path, *, seed: int) -> dict[str, 
 
     Where none is accepted, of rejected ones.
     """
-    real, made = (g.planes().some(MOST) for g in (material.seen, material.kept))
+    real, made = compared(material)
     _sheet(folder / "sheets" / "samples.png", real, made, material)
     told: dict[str, Any] = {
         "images": {"real": len(real), "synthetic": len(made)}, "real_patients": _count(real),
         **_diversity(real, made, seed),
     }  # fmt: skip
     sigmas = tuple(s for s in SIGMAS if 2 * int(3 * s + 0.5) + 1 <= min(real.images.shape[2:]))
-    if min(len(real), len(made)) < 8 or not sigmas:
+    if not sigmas:
         told["missing"] = (
-            f"distances need 8 images of either side and {2 * 3 + 1} pixels along theirs; there "
-            f"are {len(real)} real and {len(made)} synthetic of {tuple(real.images.shape[2:])}"
+            f"distances need {2 * 3 + 1} pixels along either side of images; there are "
+            f"{tuple(real.images.shape[2:])}"
         )
         return told
     told["extractor"] = extractor(sigmas)
-    features = [_features(p.images, sigmas) for p in (real, made)]
-    a, b = (f.clamp(-REACH, REACH) for f in standardise(*features))
+    return told | measure_distances(
+        lambda images: _features(images, sigmas), real, made,
+        apart=held_apart(material, real, made), seed=seed,
+    )  # fmt: skip
+
+
+def compared(material: Material) -> tuple[Planes, Planes]:
+    """The real images of the fit, and the synthetic ones that stand for the dataset."""
+    return material.seen.planes().some(MOST), material.kept.planes().some(MOST)
+
+
+def held_apart(material: Material, real: Planes, made: Planes) -> bool:
+    """Whether an image can be kept from the patient that it was made from."""
+    return material.parties.sources_known and set(made.patients) <= set(real.patients)
+
+
+def measure_distances(
+    describe: Callable[[Tensor], Tensor], real: Planes, made: Planes, *, apart: bool, seed: int
+) -> dict[str, Any]:
+    """Kernel and Frechet distance, precision and recall on some features, beside real halves.
+
+    Args:
+        describe: (N, C, H, W) in [-1, 1] to (N, D) features.
+        real: Of the fit.
+        made: Synthetic ones.
+        apart: Compare no synthetic image with the patient that it was made from.
+        seed: Of the splits.
+
+    Returns:
+        What could be measured; the key `missing` says what could not, and why.
+    """
+    if min(len(real), len(made)) < 8:
+        return {
+            "missing": f"distances need 8 images of either side; there are {len(real)} real and "
+            f"{len(made)} synthetic"
+        }
+    a, b = (
+        f.clamp(-REACH, REACH) for f in standardise(describe(real.images), describe(made.images))
+    )
     size = min(SUBSET, len(a), len(b))
-    told["kernel_distance_of_all"] = asdict(
-        kernel_distance(a, b, subset_size=size, subsets=50, seed=seed)
-    ) | {"subset": size}
+    distance = kernel_distance(a, b, subset_size=size, subsets=50, seed=seed)
+    told: dict[str, Any] = {"kernel_distance_of_all": asdict(distance) | {"subset": size}}
     if _count(real) < 4:
         told["missing"] = (
             f"{_count(real)} real patient(s) cannot be halved, and 4 are needed: nothing says how "
             "far real images lie from each other"
         )
         return told
-    # An image must not be compared with the patient that it was made from.
-    apart = material.parties.sources_known and set(made.patients) <= set(real.patients)
     try:
         told |= _beside(a, b, real, made, apart, seed)
     except AugmintError as error:

@@ -240,7 +240,8 @@ def _member(member: Mapping[str, Any] | None) -> str:
     )
 
 
-def _images(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+def _distances(p: Mapping[str, Any]) -> str:
+    """The figures on one kind of features."""
     titles = {
         "kernel_distance": "kernel distance", "frechet_distance": "Frechet distance",
         "precision": "precision", "recall": "recall",
@@ -255,6 +256,11 @@ def _images(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list
                 between(v["difference_over_splits"], 1, 3),
                 percent(v["share_of_real_splits_below"]), f"{v['of_all']:.3f}",
             ])  # fmt: skip
+    head = ["", "synthetic", "real", "difference", "real splits below", "all against all"]
+    return _table(head, rows)
+
+
+def _images(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
     lines = [_missing(p)]
     if "extractor" in p:
         e = p["extractor"]
@@ -268,11 +274,7 @@ def _images(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list
             "below. The last column takes all synthetic images and all of the fit, sources "
             "included: it is what papers report, and nothing says what it is for real ones.</p>"
         )
-    lines.append(
-        _table(
-            ["", "synthetic", "real", "difference", "real splits below", "all against all"], rows
-        )
-    )
+    lines += [_distances(p), *_learned(p.get("learned") or {})]
     alike = {kind: p[f"ms_ssim_{kind}"] for kind in ("synthetic", "real")}
     spread = [
         [kind, f"{v['value']:.3f}", between(v["interval"], 1, 3), v["pairs"]]
@@ -284,6 +286,29 @@ def _images(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list
     )
     lines.append(_picture(folder, "samples.png"))
     return lines
+
+
+def _learned(p: Mapping[str, Any]) -> list[str]:
+    """The figures on features of the judge."""
+    if not p:
+        return []
+    lines = ["<h3>By what the judge sees</h3>", _missing(p)]
+    if "extractor" in p:
+        e = p["extractor"]
+        weights = ", ".join(f"<code>{h[:12]}</code>" for h in e["weights_sha256"])
+        lines.append(
+            f"<p class=note>Features: {_text(e['name'])}, fitted on none of the patients whose "
+            f"images are compared; weights {weights}, hash <code>{e['sha256'][:12]}</code>. Two "
+            "datasets compare by figures of one hash alone: give both audits the same "
+            "<code>--judge</code>.</p>"
+        )
+    if (noise := p.get("kernel_distance_of_noise")) is not None:
+        lines.append(
+            "<p class=note>The far end of the scale: real images with their pixels shuffled have a "
+            f"kernel distance of {noise:.3f}. Where that is little more than between real halves, "
+            "the judge is too little trained or its grid too coarse to tell much.</p>"
+        )
+    return [*lines, _distances(p)]
 
 
 def _shapes(folder: Path, p: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:

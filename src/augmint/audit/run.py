@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from augmint.audit.adherence import choose_judges, measure_adherence
+from augmint.audit.adherence import WEIGHTS, Judges, choose_judges, measure_adherence
 from augmint.audit.copying import Search, measure_copies
 from augmint.audit.images import measure_images
+from augmint.audit.learned import measure_learned
 from augmint.audit.masks import measure_validity
 from augmint.audit.material import Material, gather
 from augmint.audit.page import write_page
@@ -35,8 +36,6 @@ from augmint.staging import WORK, output_folder
 from augmint.weights import sha256
 
 SCHEMA_VERSION = 1
-# Of a segmenter's run.
-WEIGHTS = Path("checkpoints", "best", "network.safetensors")
 
 
 def audit(
@@ -186,17 +185,20 @@ def _measure(work: _Work, o: _Options) -> dict[str, Any]:
         "validity", lambda: measure_validity(work.material, o.rules, folder, seed=o.seed)
     )
 
-    def adherence() -> dict[str, Any]:
-        judges = choose_judges(
+    @cache
+    def judges() -> Judges:
+        return choose_judges(
             work.material, o.judge, folder / WORK, preset=work.preset, steps=o.judge_steps,
             seed=o.seed, device=o.device, talk=talk,
         )  # fmt: skip
-        return measure_adherence(
-            work.material, judges, work.keep, device=o.device, seed=o.seed, talk=talk
-        )
 
     talk.say("2 of 5: do images follow their masks?")
-    parts["adherence"] = work.keep("adherence", adherence)
+    parts["adherence"] = work.keep(
+        "adherence",
+        lambda: measure_adherence(
+            work.material, judges(), work.keep, device=o.device, seed=o.seed, talk=talk
+        ),
+    )
     talk.say("3 of 5: copies")
     parts["copies"] = work.keep(
         "copies",
@@ -208,6 +210,10 @@ def _measure(work: _Work, o: _Options) -> dict[str, Any]:
     talk.say("4 of 5: images")
     parts["images"] = work.keep(
         "images", lambda: measure_images(work.material, folder, seed=o.seed)
+    )
+    parts["images"]["learned"] = work.keep(
+        "learned",
+        lambda: measure_learned(work.material, judges(), seed=o.seed, device=o.device),
     )
     talk.say("5 of 5: shapes")
     parts["shapes"] = work.keep(
@@ -241,6 +247,9 @@ def _untold(parts: dict[str, Any]) -> list[str]:
         )
     if not parts["adherence"]["independent"]:
         found.append(f"agreement: {parts['adherence']['judge']}")
+    learned, images = parts["images"]["learned"].get("missing"), parts["images"].get("missing")
+    if learned and learned != images:
+        found.append(f"images, on features of the judge: {learned}")
     if "threshold" in parts["copies"] and not parts["copies"]["held_out"]:
         found.append(
             "copies: no patient is held out, so the threshold comes from patients of the fit, each "

@@ -144,19 +144,15 @@ def _rate(rate: Part, kind: str, what: str) -> str:
 def _images(p: Part, kind: str) -> str:
     parts = []
     if "kernel_distance" in p:
-        kernel = p["kernel_distance"]
-        parts.append(
-            f"{_apart(kernel, kind)}: kernel distance {_beside(kernel, 3)}, precision "
-            f"{_beside(p['precision'], 2)}, recall {_beside(p['recall'], 2)}"
-        )
+        parts.append(f"by texture {_apart(p, kind)}: {_figures(p)}")
     elif "kernel_distance_of_all" in p:
-        kernel = p["kernel_distance_of_all"]
         parts.append(
-            f"the kernel distance of {kind} from real images is {kernel['value']:.3f} "
-            f"(deviation over subsets {kernel['deviation']:.3f}), and {p['missing']}"
+            f"by texture the kernel distance of {kind} from real images is "
+            f"{_of_all(p['kernel_distance_of_all'])}, and {p['missing']}"
         )
     else:
         parts.append(str(p["missing"]))
+    parts += _learned(p, kind)
     real, made = p["ms_ssim_real"], p["ms_ssim_synthetic"]
     if real and made:
         parts.append(
@@ -168,12 +164,50 @@ def _images(p: Part, kind: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _apart(kernel: Part, kind: str) -> str:
-    """In words: where a distance lies among those of real halves."""
-    if kernel["share_of_real_splits_below"] >= 0.95:
+def _learned(p: Part, kind: str) -> list[str]:
+    """The same by features of the judge; what both lack for one reason is told once."""
+    found = p.get("learned") or {}
+    if "kernel_distance" in found:
+        verdict = _apart(found, kind)
+        if "kernel_distance" in p and _apart(p, kind) == verdict:
+            verdict = "likewise"
+        noise = found["kernel_distance_of_noise"]
+        return [
+            f"by what the judge sees {verdict}: {_figures(found)} (shuffled pixels have a kernel "
+            f"distance of {noise:.3f})"
+        ]
+    if found.get("missing") == p.get("missing"):
+        whole = found.get("kernel_distance_of_all")
+        return [f"by what the judge sees it is {_of_all(whole)}"] if whole else []
+    if not found:
+        return []
+    return [f"features of the judge were not compared: {found['missing']}"]
+
+
+def _figures(p: Part) -> str:
+    return (
+        f"kernel distance {_beside(p['kernel_distance'], 3)}, precision "
+        f"{_beside(p['precision'], 2)}, recall {_beside(p['recall'], 2)}"
+    )
+
+
+def _of_all(kernel: Part) -> str:
+    return f"{kernel['value']:.3f} (deviation over subsets {kernel['deviation']:.3f})"
+
+
+def _apart(p: Part, kind: str) -> str:
+    """In words: where the figures lie among those of real halves."""
+    if p["kernel_distance"]["share_of_real_splits_below"] >= 0.95:
         return (
             f"{kind} images lie farther from real ones than halves of the real patients from each "
             "other"
+        )
+    # A few images alike among real ones are no farther off than these, and stand for few of them.
+    lower = [n for n in ("precision", "recall") if p[n]["difference_over_splits"][1] < 0]
+    if lower:
+        return (
+            f"{kind} images lie no farther from real ones than halves of the real patients from "
+            f"each other, but have a lower {' and '.join(lower)}"
         )
     return (
         f"no difference between {kind} and real images is shown, beside that between halves of the "

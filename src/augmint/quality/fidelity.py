@@ -9,7 +9,7 @@ two halves of the real patients, on the same features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -367,7 +367,7 @@ def network_features(
     and never with published KID values. It should not have been fitted on the images compared.
 
     Args:
-        segmenter: A `unet` or `residual_unet`; it is put into evaluation mode for the call.
+        segmenter: Of an architecture in `DEEPEST`; it is put into evaluation mode for the call.
         images: (N, C, *spatial) in [-1, 1].
         batch_size: Images computed together.
         device: Where to compute; the network is there already.
@@ -406,17 +406,28 @@ def network_features(
 
 def _deepest(segmenter: Segmenter) -> nn.Module:
     """The layer whose output is the bottleneck. An instance norm would level its means."""
-    part: Any = segmenter.network
-    if segmenter.spec.name == "unet":
-        part = part.model[1].submodule
-        while isinstance(part, nn.Sequential) and hasattr(part[1], "submodule"):
-            part = part[1].submodule
-        return part.conv
-    if segmenter.spec.name == "residual_unet":
-        return part.down_layers[-1]
-    raise AugmintError(
-        f"the deepest features of {segmenter.spec.name} are not known; give a unet or residual_unet"
-    )
+    name = segmenter.spec.name
+    if name not in DEEPEST:
+        raise AugmintError(
+            f"the deepest features of {name} are not known; give one of {', '.join(DEEPEST)}"
+        )
+    return DEEPEST[name](segmenter.network)
+
+
+def _innermost(part: Any) -> Any:
+    """Of MONAI's U-Nets, each level of which holds the next."""
+    while isinstance(part, nn.Sequential) and hasattr(part[1], "submodule"):
+        part = part[1].submodule
+    return part
+
+
+# At a total stride of 32 few pixels are left, and instance norms there make much of rounding: the
+# features of a `resnet50_unet` hang on the size of the batch.
+DEEPEST: dict[str, Callable[[Any], nn.Module]] = {
+    "unet": lambda network: _innermost(network.model).conv,
+    "residual_unet": lambda network: network.down_layers[-1],
+    "attention_unet": lambda network: _innermost(network.model).conv[-1].conv,
+}
 
 
 def _check_features(a: Tensor, b: Tensor) -> None:

@@ -12,6 +12,12 @@ Two things look like copying and are not. A method that paints new images for th
 case is meant to resemble that case: give the `own` patient of every image, and likeness to that
 patient is told apart. A method that keeps recorded pixels, as sector outpainting does, copies them
 by design: give in `counted` where it painted, and nothing else is compared.
+
+What is deformed beyond the tolerance is not found: `likeness` does not see it as like. Candidates
+by learned features do not help there. Of slices of cine MR under elastic warps of 6 % spectra lost
+three in four; features of a segmenter named half of these, and none was like enough to be called a
+copy. Those that were like enough and that spectra lost, some of those scaled by 30 %, the features
+did not name. They made the search 9 to 28 % slower. So the audit and the gates go without.
 """
 
 from __future__ import annotations
@@ -144,7 +150,8 @@ def index_pictures(
         pictures: Real ones, each with its patient.
         tolerance: What may lie between an image and its copy.
         describe: (1, C, H, W) to (1, D) learned features, as `network_features` gives: they name
-            further candidates, such as copies deformed beyond the tolerance. Likeness decides.
+            three further candidates. Likeness decides, so copies deformed beyond the tolerance stay
+            unfound; see above.
         device: Where to compute.
 
     Raises:
