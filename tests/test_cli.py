@@ -33,8 +33,8 @@ FLAGS = {
         "--dry-run", *RAY, *SHARED, *READS,
     },
     "adapt": {
-        "--out", "--set", "--segmenter", "--repeats", "--largest-component", "--patients", *SHARED,
-        *READS,
+        "--out", "--set", "--segmenter", "--repeats", "--largest-component", "--patients",
+        "--dry-run", *SHARED, *READS,
     },
     "augment": {
         "--out", "--method", "--set", "--ask", "--copies", "--preset", "--patients", "--folds",

@@ -266,20 +266,27 @@ def adapt(
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     resume: opt.Continue = False,
+    dry_run: opt.DryRun = False,
     quiet: opt.Quiet = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
     """Shift images of another scanner towards the source of a run; no label of theirs is read."""
+    talk = Talk(quiet=quiet)
+    asked: dict[str, Any] = dict(
+        settings=opt.settings_of(context, settings, None), segmenter=segmenter, repeats=repeats,
+        largest_component=largest_component, patients=opt.read_patients(patients), seed=seed,
+        device=device,
+    )  # fmt: skip
+    dataset = _open(data, patient_regex, label_map, name="TARGET", bare=True)
+    if dry_run:
+        from augmint.estimate import in_words, plan_adapt
+
+        plan = plan_adapt(run, dataset, out, talk=talk, **asked)
+        return _print(plan, as_json, in_words(plan))
     from augmint.adapt import adapt
 
-    dataset = _open(data, patient_regex, label_map, name="TARGET", bare=True)
-    made = adapt(
-        run, dataset, _given(out, "-o"), settings=opt.settings_of(context, settings, None),
-        segmenter=segmenter, repeats=repeats, largest_component=largest_component,
-        patients=opt.read_patients(patients), seed=seed, device=device, resume=resume,
-        talk=Talk(quiet=quiet),
-    )  # fmt: skip
+    made = adapt(run, dataset, _given(out, "-o"), resume=resume, talk=talk, **asked)
     _print(_folder(made), as_json)
 
 
