@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from augmint import AugmintError, generate, open_dataset, segment
+from augmint import AugmintError, evaluate, generate, open_dataset, segment
 from augmint.adapt import adapt
 from augmint.adapt_request import read_request
 from augmint.cli import app
@@ -458,6 +458,50 @@ def test_a_segmenter_averages_over_translations_and_the_original(
         assert int(row["evaluations"]) == 3 * (len(LEVELS) + 2 * shifted)
     labels = json.loads((out / "predictions" / "labels.json").read_text())
     assert labels == dict(judge.labels)
+
+
+def test_an_evaluation_averages_over_repeats(run, target, segmenter, tmp_path):
+    patient = open_dataset(target).patients[1]
+    asked = {"patients": [patient], **SMALL}
+    out = adapt(run, target, tmp_path / "OUT", segmenter=segmenter, repeats=2, **asked)
+    done = call(
+        "evaluate", segmenter, out, "-o", tmp_path / "scores", "--looks", out, "--looks", target,
+        "--allow-same-names", "--device", "cpu", "-q", "--no-cardiac",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    facts = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert facts["request"]["looks"] == [str(p.resolve()) for p in (out / "repeats" / "2", target)]
+    judge = load_segmenter_run(segmenter)
+    places = (out / "imagesTr", out / "repeats" / "2", target / "imagesTr")
+    for item in open_dataset(out).items:
+        looks = [
+            next(iter(open_dataset(place, bare=True).select(cases=[item.case_id])))
+            for place in places
+        ]
+        wanted = predict_case([judge.network], looks[0], judge.grid, looks=looks[1:])
+        found, _, _ = read_mask(tmp_path / "scores" / "predictions" / f"{item.case_id}.nii.gz")
+        assert np.array_equal(found, wanted.numpy())
+    # Of images as they were: every translation is a further look.
+    scores = evaluate(
+        segmenter, target, tmp_path / "others", looks=[out], cardiac=False, allow_same_names=True,
+        **asked,
+    )  # fmt: skip
+    facts = json.loads((tmp_path / "others" / "summary.json").read_text())
+    assert facts["request"]["looks"] == [str(p.resolve()) for p in (out, out / "repeats" / "2")]
+    assert scores is not None
+
+
+def test_looks_are_further_images_on_the_same_grid(made, target, segmenter, tmp_path):
+    asked = {"cardiac": False, "allow_same_names": True, **SMALL}
+    with pytest.raises(AugmintError, match=r"--looks .*there are no further ones; make some with"):
+        evaluate(segmenter, made, tmp_path / "one", looks=[made], **asked)
+    other = tmp_path / "other"
+    shutil.copytree(target, other)
+    for path in (other / "imagesTr").iterdir():
+        stored = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.asanyarray(stored.dataobj)[:-2], stored.affine), path)
+    with pytest.raises(AugmintError, match=r"lies on another grid in .*other"):
+        evaluate(segmenter, made, tmp_path / "two", looks=[other], **asked)
 
 
 def test_a_prediction_of_the_untouched_is_that_of_the_image(run, target, segmenter, tmp_path):

@@ -51,7 +51,7 @@ FLAGS = {
     },
     "evaluate": {
         "--out", "--patients", "--largest-component", "--tolerance", "--allow-same-names",
-        "--sliding", "--cardiac", *SHARED, *READS,
+        "--sliding", "--cardiac", "--looks", *SHARED, *READS,
     },
     "score": {
         "--out", "--labels", "--split", "--patients", "--tolerance", "--cardiac", "--continue",

@@ -502,6 +502,14 @@ def evaluate(
             "--allow-same-names", help="Patients of equal names in another dataset are others."
         ),
     ] = False,
+    looks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--looks",
+            help="Further images of the cases to average over: a folder, or what `adapt --repeats` "
+            "made; repeatable.",
+        ),
+    ] = None,
     patient_regex: opt.PatientRegex = None,
     label_map: opt.LabelMap = None,
     seed: opt.Seed = 0,
@@ -518,7 +526,8 @@ def evaluate(
         run, _open(data, patient_regex, label_map), _given(out, "-o"),
         patients=opt.read_patients(patients), largest_component=largest_component,
         sliding=sliding, tolerance=tolerance, cardiac=cardiac, seed=seed, device=device,
-        resume=resume, allow_same_names=allow_same_names, talk=Talk(quiet=quiet),
+        resume=resume, allow_same_names=allow_same_names, looks=tuple(looks or ()),
+        talk=Talk(quiet=quiet),
     )  # fmt: skip
     _print({"out": str(out), **summary.to_dict()}, as_json, in_words(summary))
 
