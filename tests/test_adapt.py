@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from augmint import AugmintError, generate, open_dataset, segment
+from augmint import AugmintError, evaluate, generate, open_dataset, segment
 from augmint.adapt import adapt
+from augmint.adapt_request import read_request
 from augmint.cli import app
 from augmint.data.images import read_image, read_mask
 from augmint.data.phantoms import make_phantoms
@@ -135,6 +136,9 @@ def test_who_looks_like_the_source_keeps_his_files_byte_by_byte(made, target):
         assert int(row["evaluations"]) == 3 * (len(LEVELS) + (not untouched))
         assert row["walk"] == ("" if untouched else f"multistep 1 from {row['strength']}")
         assert all(float(row[f"error_{level:g}"]) > 0 for level in LEVELS)
+        # Of the source's are those within two deviations; half a level of noise is not enough here.
+        assert (abs(float(row["deviation"])) <= 2) == untouched
+        assert int(row["still_foreign"]) == (not untouched)
     # Both volumes of a patient are judged as one.
     assert len({(r["patient"], r["strength"]) for r in rows}) == 2
 
@@ -169,7 +173,10 @@ def test_geometry_and_header_are_those_of_the_target(made, target):
 def test_the_folder_tells_what_was_done(made, run, target):
     facts = json.loads((made / "run.json").read_text())
     assert facts["method"] == "reference_shift"
-    assert facts["shifted"] == 2
+    assert facts["shifted"] == facts["still_foreign"] == 2
+    assert facts["limit"] == 2.0
+    assert facts["target_patients_of_the_source"] == []
+    assert facts["target_patients_seen_otherwise"] == []
     assert facts["evaluations"] == sum(int(r["evaluations"]) for r in rows_of(made))
     assert facts["most_evaluations_of_a_patient"] == 2 * 3 * (len(LEVELS) + 1)
     assert facts["networks"] == dict(load_run(run, device="cpu").hashes)
@@ -208,9 +215,129 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(made, run, target, tmp_path, mo
     assert refused.exit_code == 2
     assert "--continue" in refused.stderr
     assert call(*asked, "--seed", 1, "--continue").exit_code == 2
-    done = call(*asked, "--continue")
+    spent = tmp_path / "OUT.partial" / ".work" / "seconds.json"
+    assert float(spent.read_text()) > 0
+    spent.write_text("5000.0")
+    done = call(*asked[:-1], "--continue")
     assert done.exit_code == 0, done.stderr
     assert content(out) == content(made)
+    # Parts before a stop count.
+    assert 5000 < json.loads((out / "run.json").read_text())["seconds"] < 5600
+    assert "wrote 4 cases" in done.stderr
+    assert (
+        "2 shifted, 2 looked like the source and stayed as they were; 2 still look" in done.stderr
+    )
+
+
+def known(run, target, folder, **changes):
+    facts = json.loads((run / "run.json").read_text()) | changes
+    shutil.copytree(run, folder)
+    (folder / "run.json").write_text(json.dumps(facts))
+    return read_request(
+        folder, target, settings=None, patients=None, segmenter=None, repeats=1, seed=0,
+        device="cpu",
+    ).known  # fmt: skip
+
+
+def test_patients_whom_the_fit_has_seen_are_named(run, source, target, tmp_path):
+    own = open_dataset(source)
+    found = known(run, source, tmp_path / "own")
+    assert found.source == own.patients
+    (note,) = found.notes(1, "RUN", None)
+    assert "1 of 1 target patients are patients of the source that RUN was fitted or " in note
+    assert own.patients[0] in note
+    # A mere folder may be a copy; a dataset of another name has patients of its own.
+    shutil.copytree(source / "imagesTr", tmp_path / "copy")
+    shutil.copy(source / "cases.csv", tmp_path / "copy")
+    assert known(run, tmp_path / "copy", tmp_path / "bare").source == own.patients
+    assert known(run, source, tmp_path / "apart", dataset="elsewhere").source == ()
+    both = open_dataset(target).patients
+    assert known(run, target, tmp_path / "none").source == ()
+    seen = [*own.patients, both[1]]
+    found = known(run, target, tmp_path / "more", generator_patients=seen)
+    assert found.other == both[1:]
+    assert "1 of 2 target patients were seen when RUN was fitted" in next(found.notes(2, "RUN", ""))
+
+
+def test_patients_of_the_source_are_told_and_written_down(run, source, tmp_path):
+    done = call("adapt", run, source, "-o", tmp_path / "OUT", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    (patient,) = open_dataset(source).patients
+    assert (
+        f"patients of the source that {run} was fitted or calibrated on ({patient})" in done.stderr
+    )
+    facts = json.loads((tmp_path / "OUT" / "run.json").read_text())
+    assert facts["target_patients_of_the_source"] == [patient]
+
+
+def test_patients_of_the_segmenter_are_named(run, source, segmenter, tmp_path):
+    asked = read_request(
+        run, source, settings=None, patients=None, segmenter=segmenter, repeats=1, seed=0,
+        device="cpu",
+    )  # fmt: skip
+    assert asked.known.segmenter == open_dataset(source).patients
+    assert "do not score the masks" in list(asked.known.notes(1, run, segmenter))[-1]
+
+
+def strict(path):
+    def never(word):
+        pytest.fail(f"{path} holds {word}, which is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=never)
+
+
+def test_all_json_is_strict(made):
+    names = {path.name for path in made.rglob("*.json") if strict(path) is not None}
+    assert names == {"run.json", "dataset.json"}
+
+
+def test_a_strength_that_is_set_asks_nobody(run, target, tmp_path):
+    out = adapt(
+        run, target, tmp_path / "OUT", settings={"strength": 0.3, "curve": "bezier"}, patients=1,
+        **SMALL,
+    )  # fmt: skip
+    for row in rows_of(out):
+        assert row["curve"] == "bezier"
+        assert int(row["evaluations"]) == 3
+        assert "deviation" not in row
+    assert json.loads((out / "run.json").read_text())["still_foreign"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "each"),
+    [
+        ((), (5, 6)),
+        (("--repeats", 3), (5, 8)),
+        (("--set", "curve=bezier"), (5, 11)),
+        (("--set", "strength=0.3", "--set", "curve=bezier"), (1, 1)),
+        (("--set", "translator=bezier"), (0, 0)),
+    ],
+)
+def test_a_dry_run_counts_and_writes_nothing(run, target, made, tmp_path, options, each):
+    done = call("adapt", run, target, "-o", tmp_path / "OUT", "--device", "cpu", "--dry-run",
+                "--json", *options)  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["cases"] == 4
+    assert plan["patients"] == list(open_dataset(target).patients)
+    # Four volumes of three slices, two for each patient.
+    assert plan["evaluations"] == {"least": 12 * each[0], "most": 12 * each[1]}
+    assert plan["most_evaluations_of_a_patient"] == 6 * each[1]
+    assert plan["minutes"]["total"] > 0
+    assert list(tmp_path.iterdir()) == []
+    if not options:
+        spent = json.loads((made / "run.json").read_text())["evaluations"]
+        assert plan["evaluations"]["least"] <= spent <= plan["evaluations"]["most"]
+
+
+def test_a_dry_run_says_so_in_words_and_counts_the_segmenter(run, target, segmenter, made):
+    asked = ("adapt", run, target, "--device", "cpu", "--dry-run", "-q")
+    done = call(*asked, "--segmenter", segmenter)
+    assert "plan of `augmint adapt`" in done.stdout
+    assert "nothing was written" in done.stdout
+    assert "least 60, most 72" in done.stdout
+    assert "segment" in done.stdout.splitlines()[-2]
+    assert call(*asked, "-o", made).exit_code == 2
 
 
 def test_a_patient_alone_is_shifted_as_among_others(made, run, target, tmp_path):
@@ -333,6 +460,50 @@ def test_a_segmenter_averages_over_translations_and_the_original(
     assert labels == dict(judge.labels)
 
 
+def test_an_evaluation_averages_over_repeats(run, target, segmenter, tmp_path):
+    patient = open_dataset(target).patients[1]
+    asked = {"patients": [patient], **SMALL}
+    out = adapt(run, target, tmp_path / "OUT", segmenter=segmenter, repeats=2, **asked)
+    done = call(
+        "evaluate", segmenter, out, "-o", tmp_path / "scores", "--looks", out, "--looks", target,
+        "--allow-same-names", "--device", "cpu", "-q", "--no-cardiac",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    facts = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert facts["request"]["looks"] == [str(p.resolve()) for p in (out / "repeats" / "2", target)]
+    judge = load_segmenter_run(segmenter)
+    places = (out / "imagesTr", out / "repeats" / "2", target / "imagesTr")
+    for item in open_dataset(out).items:
+        looks = [
+            next(iter(open_dataset(place, bare=True).select(cases=[item.case_id])))
+            for place in places
+        ]
+        wanted = predict_case([judge.network], looks[0], judge.grid, looks=looks[1:])
+        found, _, _ = read_mask(tmp_path / "scores" / "predictions" / f"{item.case_id}.nii.gz")
+        assert np.array_equal(found, wanted.numpy())
+    # Of images as they were: every translation is a further look.
+    scores = evaluate(
+        segmenter, target, tmp_path / "others", looks=[out], cardiac=False, allow_same_names=True,
+        **asked,
+    )  # fmt: skip
+    facts = json.loads((tmp_path / "others" / "summary.json").read_text())
+    assert facts["request"]["looks"] == [str(p.resolve()) for p in (out, out / "repeats" / "2")]
+    assert scores is not None
+
+
+def test_looks_are_further_images_on_the_same_grid(made, target, segmenter, tmp_path):
+    asked = {"cardiac": False, "allow_same_names": True, **SMALL}
+    with pytest.raises(AugmintError, match=r"--looks .*there are no further ones; make some with"):
+        evaluate(segmenter, made, tmp_path / "one", looks=[made], **asked)
+    other = tmp_path / "other"
+    shutil.copytree(target, other)
+    for path in (other / "imagesTr").iterdir():
+        stored = nibabel.load(path)
+        nibabel.save(nibabel.Nifti1Image(np.asanyarray(stored.dataobj)[:-2], stored.affine), path)
+    with pytest.raises(AugmintError, match=r"lies on another grid in .*other"):
+        evaluate(segmenter, made, tmp_path / "two", looks=[other], **asked)
+
+
 def test_a_prediction_of_the_untouched_is_that_of_the_image(run, target, segmenter, tmp_path):
     patient = open_dataset(target).patients[0]
     out = adapt(run, target, tmp_path / "OUT", segmenter=segmenter, patients=[patient], **SMALL)
@@ -365,6 +536,10 @@ def test_the_same_run_makes_source_like_images_of_labelled_references(run, targe
         ({"settings": {"translator": "inversion"}}, "inversion was not calibrated"),
         ({"settings": {"movement": 0.05}}, "more than 0.05 px at every strength; set strength"),
         ({"settings": {"network": "small"}}, "need another network"),
+        (
+            {"settings": {"translator": "histogram", "curve": "bezier"}},
+            "curve=bezier goes before the walk .* histogram has none; set curve=none",
+        ),
     ],
 )
 def test_wrong_requests_write_nothing(run, target, tmp_path, options, message):

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,6 +104,64 @@ def test_every_translator_is_measured_at_every_strength(run):
     assert len(found.mean) == len(found.deviation) == len(LEVELS)
     assert all(d > 0 for d in found.deviation)
     assert found.limit > 0
+
+
+def test_all_that_was_calibrated_is_strict_json(run):
+    def never(word):
+        pytest.fail(f"{word} is no JSON")
+
+    names = {"run.json", "request.json", "config.json"}
+    paths = [path for path in run.rglob("*.json") if path.name in names]
+    assert run / "checkpoints" / "best" / "calibration" / "config.json" in paths
+    for path in paths:
+        json.loads(path.read_text(), parse_constant=never)
+
+
+def test_a_fit_says_what_it_takes_unlabelled_images_for(source, target, tmp_path, capfd):
+    settings = {**SETTINGS, "translator": "histogram"}
+    fit(
+        source, tmp_path / "run", method="reference_shift", preset="tiny", steps=2,
+        settings=settings, device="cpu", unlabelled=target,
+    )  # fmt: skip
+    told = capfd.readouterr().err
+    assert "reference_shift takes the 2 unlabelled cases for another scanner's than" in told
+
+
+def test_other_weights_are_calibrated_anew(run, tmp_path, monkeypatch):
+    module, asked = import_module("augmint.fit"), []
+    monkeypatch.setattr(module, "calibrate", lambda *a, **k: asked.append(k["hashes"]))
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    stored = json.loads((run / "run.json").read_text())["networks"]
+    same = {"image": stored["image"]}
+
+    def calibrated(hashes):
+        rest = (PRESETS["tiny"], 0, torch.device("cpu"), QUIET)
+        return module._calibrate(None, {}, hashes, load_prepared, [], folder, *rest)
+
+    load_prepared = SimpleNamespace(facts=load_run(run, device="cpu").facts)
+    assert calibrated(same) == stored["calibration"]
+    assert asked == []
+    calibrated({"image": "other"})
+    assert asked == [{"image": "other"}]
+    path = folder / "checkpoints" / "best" / "calibration" / "config.json"
+    facts = json.loads(path.read_text())
+    assert facts["networks"] == same
+    path.write_text(json.dumps(facts | {"networks": {"image": "other"}}))
+    with pytest.raises(AugmintError, match=r"calibrated with other weights of image .*; fit again"):
+        load_run(folder, device="cpu")
+
+
+def test_the_hash_of_a_calibration_covers_the_look_of_the_source(run, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    path = folder / "checkpoints" / "best" / "calibration" / "style.safetensors"
+    changed = bytearray(path.read_bytes())
+    changed[-1] ^= 1
+    path.write_bytes(bytes(changed))
+    one, two = (load_run(place, device="cpu").hashes for place in (run, folder))
+    assert one["image"] == two["image"]
+    assert one["calibration"] != two["calibration"]
 
 
 def test_a_run_carries_its_calibration(run):

@@ -33,8 +33,8 @@ FLAGS = {
         "--dry-run", *RAY, *SHARED, *READS,
     },
     "adapt": {
-        "--out", "--set", "--segmenter", "--repeats", "--largest-component", "--patients", *SHARED,
-        *READS,
+        "--out", "--set", "--segmenter", "--repeats", "--largest-component", "--patients",
+        "--dry-run", *SHARED, *READS,
     },
     "augment": {
         "--out", "--method", "--set", "--ask", "--copies", "--preset", "--patients", "--folds",
@@ -51,7 +51,7 @@ FLAGS = {
     },
     "evaluate": {
         "--out", "--patients", "--largest-component", "--tolerance", "--allow-same-names",
-        "--sliding", "--cardiac", *SHARED, *READS,
+        "--sliding", "--cardiac", "--looks", *SHARED, *READS,
     },
     "score": {
         "--out", "--labels", "--split", "--patients", "--tolerance", "--cardiac", "--continue",

@@ -572,3 +572,51 @@ def test_solids_are_shifted_whole():
     assert new.image.shape == (1, 16, 16, 16)
     assert torch.equal(new.mask, case.mask[4:20, 4:20, 4:20])
     assert new.provenance.evaluations == 1
+
+
+@pytest.mark.parametrize("curve", ["histogram", "bezier"])
+def test_curves_rise_so_that_no_contour_of_equal_brightness_moves(curve, parts):
+    patient = [drawn(f"r{k}", FOREIGN_MEAN, seed=k, slices=2, patient="p") for k in range(2)]
+    made = adapted(patient, parts, curve=curve)
+    assert made[0][0].provenance.details["curve"] == curve
+    assert made[0][0].provenance.details["strength"] == 0
+    before = torch.cat([c.image[:, 4:20, 4:20].flatten() for c in patient])
+    after = torch.cat([new.image.flatten() for (new,) in made])
+    ranks = before.argsort()
+    assert (after[ranks].diff() >= 0).all()
+    # So the pixels above any grey level after it are those above some grey level before it.
+    level = after.median()
+    threshold = before[after >= level].min()
+    assert torch.equal(after >= level, before >= threshold)
+
+
+@pytest.mark.parametrize("translator", LEARNED)
+def test_a_curve_goes_before_a_strength_that_is_set(translator, parts):
+    foreign = drawn("other", FOREIGN_MEAN)
+    settings = {"translator": translator, "strength": 0.2, "facts": BOTH}
+    ((bent,),) = adapted([foreign], parts, curve="histogram", **settings)
+    ((plain,),) = adapted([foreign], parts, **settings)
+    assert bent.provenance.details["curve"] == "histogram"
+    assert bent.provenance.details["strength"] == 0.2
+    assert bent.provenance.evaluations == plain.provenance.evaluations
+    assert "curve" not in plain.provenance.details
+    window = foreign.image[:, 4:20, 4:20]
+    curved = match_histogram(window[None], parts["calibration"].style, 1.0)[0]
+    assert float((bent.image - curved).abs().mean()) < float((bent.image - window).abs().mean())
+
+
+@pytest.mark.parametrize("translator", sorted(set(TRANSLATORS) - set(LEARNED)))
+def test_a_curve_before_a_control_is_refused(translator):
+    with pytest.raises(AugmintError, match=f"{translator} has none; set curve=none"):
+        ReferenceShift(translator=translator, curve="histogram")
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"strength": 0.3}, {"curve": "bezier"}, {"translator": "inversion"}]
+)
+def test_evaluations_lie_between_those_that_were_expected(settings, parts):
+    method = ReferenceShift(num_steps=3, batch_size=4, **settings)
+    cases = [drawn("own", SOURCE_MEAN, slices=2), drawn("far", FOREIGN_MEAN, slices=2)]
+    least, most = method.expected_evaluations(parts, 2, 3)
+    for made in method.adapt(parts, cases, FACTS, seed=0, copies=3):
+        assert least <= sum(new.provenance.evaluations for new in made) <= most

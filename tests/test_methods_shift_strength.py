@@ -1,5 +1,6 @@
 """Strengths by hand-computed figures."""
 
+import json
 import math
 from itertools import pairwise
 
@@ -148,3 +149,46 @@ def test_a_damaged_calibration_is_named(tmp_path):
 
 def test_levels_rise_within_a_walk():
     assert all(0 < a < b < 1 for a, b in pairwise(LEVELS))
+
+
+@pytest.mark.parametrize(
+    ("deviations", "strength", "left"),
+    [
+        ((0, 0, 0, 0, 0), 0.0, False),
+        ((3, 0, 0, 0, 0), 0.0, True),
+        # A walk reaches what noise of its level hides: what is seen at that level or above stays.
+        ((3, 0, 0, 0, 0), 0.2, False),
+        ((3, 3, 0, 0, 0), 0.2, True),
+        ((-3, -3, -3, -3, 0), 0.5, False),
+        ((0, 0, 0, 0, -3), 0.5, True),
+    ],
+)
+def test_what_a_shift_leaves(deviations, strength, left):
+    found = calibration()
+    assert found.still_foreign(errors(*deviations), strength) == left
+    needed = found.strength_for(errors(*deviations), 1.0)
+    if needed and deviations[-1] == 0:
+        assert not found.still_foreign(errors(*deviations), needed)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, 0.0])
+def test_errors_that_are_no_numbers_do_not_look_like_the_source(broken):
+    with pytest.raises(AugmintError, match=r"must be finite numbers above 0.*fit again"):
+        calibration().strength_for([1.0, 1.0, broken, 1.0, 1.0], 0.5)
+
+
+def test_patients_who_are_copies_are_refused():
+    with pytest.raises(AugmintError, match="look exactly alike"):
+        source_errors([[0.5] * 5] * 3)
+
+
+def test_movement_that_nobody_could_measure_is_null_on_disk(tmp_path):
+    movement = {"sdedit": {"0.1": 0.2, "0.2": math.nan}}
+    save_calibration(tmp_path / "c", calibration(movement=movement, networks={"image": "abc"}))
+    text = (tmp_path / "c" / "config.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["movement"] == {"sdedit": {"0.1": 0.2, "0.2": None}}
+    found = load_calibration(tmp_path / "c")
+    assert math.isnan(found.movement["sdedit"]["0.2"])
+    assert found.largest("sdedit", 0.5) == 0.1
+    assert found.networks == {"image": "abc"}

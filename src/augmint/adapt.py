@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from augmint.adapt_request import Asked, read_request
 from augmint.case import Case
-from augmint.data.dataset import Dataset, Item, open_dataset
+from augmint.data.dataset import Dataset, Item
 from augmint.data.images import keep_header, read_image, write_image, write_mask
 from augmint.data.splits import without_labels
 from augmint.errors import AugmintError
-from augmint.fit import FittedRun, describe_device, load_run, resolve_device, versions
-from augmint.prepare import choose_patients
+from augmint.fit import FittedRun, describe_device, versions
+from augmint.methods.shift_strength import Calibration
 from augmint.progress import Talk
 from augmint.report import plane_of, sheet, tile, write_json
-from augmint.segment import SegmenterRun, load_segmenter_run
 from augmint.segmentation.cases import predict_case
 from augmint.staging import WORK, copy_file, output_folder, write_text
 from augmint.synthetic import converted_ending, keeps_files, write_cases, write_description
@@ -81,22 +80,14 @@ def adapt(
         AugmintError: if the run cannot adapt, or the images have other channels.
     """
     talk, started = talk or Talk(), time.monotonic()
-    if repeats < 1:
-        raise AugmintError(f"--repeats must be 1 or more, got {repeats}")
-    where = resolve_device(device)
-    fitted = load_run(run, settings=settings, device=str(where))
-    if not hasattr(fitted.method, "adapt"):
-        raise AugmintError(
-            f"{run} was fitted with {fitted.method_name}, which cannot adapt images; use "
-            "`augmint fit SOURCE --method reference_shift -o RUN`"
-        )
-    opened = data if isinstance(data, Dataset) else open_dataset(data, bare=True)
-    real = tuple(i for i in opened.items if not i.synthetic)
-    if not real:
-        raise AugmintError(f"{opened.root}: every case is synthetic; adapt real images")
-    dataset = choose_patients(replace(opened, items=real), patients, seed)
+    asked = read_request(
+        run, data, settings=settings, patients=patients, segmenter=segmenter, repeats=repeats,
+        seed=seed, device=device,
+    )  # fmt: skip
+    fitted, dataset, known = asked.fitted, asked.dataset, asked.known
     target = without_labels(dataset)
-    judge = None if segmenter is None else load_segmenter_run(segmenter, where)
+    for note in known.notes(len(dataset.patients), run, segmenter):
+        talk.say(note)
     request = dict(
         command="adapt", run=str(Path(run).resolve()), data=str(dataset.root.resolve()),
         settings=dict(settings or {}), patients=list(dataset.patients), repeats=repeats,
@@ -104,7 +95,7 @@ def adapt(
         largest_component=largest_component, seed=seed,
     )  # fmt: skip
     with output_folder(Path(out), request, resume=resume) as folder:
-        writer = _Writer(fitted, dataset, folder, judge, largest_component, repeats, where)
+        writer = _Writer(asked, folder, largest_component, repeats, started)
         todo = _unfinished(target, writer)
         done = len(target) - len(todo)
         with talk.bar("adapt", len(target)) as update:
@@ -112,20 +103,17 @@ def adapt(
                 writer.write(item, native, made)
                 done += 1
                 update(done, "")
-        rows = writer.finish(request, time.monotonic() - started)
-    touched = [r for r in rows if _is_shifted(r)]
-    talk.say(
-        f"wrote {len(rows)} cases to {out}: {len(touched)} shifted, {len(rows) - len(touched)} "
-        f"looked like the source and stayed as they were; look at {out}/sheets/adapt.png"
-    )
-    if judge is not None:
+        rows = writer.finish(request)
+    talk.say(f"wrote {len(rows)} cases to {out}: {_in_words(rows)}; look at {out}/sheets/adapt.png")
+    if segmenter is not None:
         talk.say(f"wrote the masks that {segmenter} finds in them to {out}/predictions")
     return Path(out)
 
 
 def repeats_of(adapted: Path) -> list[Path]:
     """The folders of further translations in a dataset that `adapt` made."""
-    return sorted((adapted / REPEATS).glob("*"), key=lambda path: int(path.name))
+    numbered = (path for path in (adapted / REPEATS).glob("*") if path.name.isdecimal())
+    return sorted(numbered, key=lambda path: int(path.name))
 
 
 def _unfinished(target: Dataset, writer: _Writer) -> list[Item]:
@@ -164,22 +152,22 @@ class _Writer:
     """Writes adapted cases; a case is finished when its row stands in the work folder."""
 
     def __init__(
-        self,
-        fitted: FittedRun,
-        dataset: Dataset,
-        folder: Path,
-        judge: SegmenterRun | None,
-        largest_component: bool,
-        repeats: int,
-        device: torch.device,
+        self, asked: Asked, folder: Path, largest_component: bool, repeats: int, started: float
     ):
-        self.fitted, self.dataset, self.folder = fitted, dataset, folder
-        self.judge, self.largest, self.repeats = judge, largest_component, repeats
-        self.device = device
+        self.fitted, self.judge, self.known = asked.fitted, asked.judge, asked.known
+        self.dataset = dataset = asked.dataset
+        self.folder, self.largest, self.repeats = folder, largest_component, repeats
+        self.device, self._started = asked.device, started
+        self._spent = folder / WORK / "seconds.json"
+        self._before = float(json.loads(self._spent.read_text())) if self._spent.exists() else 0.0
         self.as_is = keeps_files(replace(dataset, items=_masked(dataset)))
         self.ending = dataset.file_ending if self.as_is else converted_ending(dataset)
         # nnU-Net keeps images that nobody labelled apart.
         self.part = "Tr" if _masked(dataset) else "Ts"
+
+    def seconds(self) -> float:
+        """Of this session, and of those before it up to the last case that each finished."""
+        return self._before + time.monotonic() - self._started
 
     def row_of(self, item: Item) -> Path:
         """Where the row of a case stands once it is finished."""
@@ -208,6 +196,7 @@ class _Writer:
             "mean_change": round(float((images[0].image - native.image).abs().mean()), 5),
             "channels": len(stored), "spacing_known": native.grid.spacing_known,
         }  # fmt: skip
+        write_text(self._spent, json.dumps(self.seconds()))
         write_text(self.row_of(item), json.dumps(row))
 
     @property
@@ -256,7 +245,7 @@ class _Writer:
         path = self.folder / "predictions" / f"{native.case_id}{self.ending}"
         write_mask(path, found.numpy(), native.grid)
 
-    def finish(self, request: Mapping[str, Any], seconds: float) -> list[dict[str, Any]]:
+    def finish(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Tables, dataset.json, run.json and the sheet; returns the rows."""
         for path in self.folder.rglob(".*.tmp*"):  # half-written files that a kill left
             path.unlink()
@@ -270,17 +259,21 @@ class _Writer:
         )  # fmt: skip
         if self.judge is not None:
             write_json(self.folder / "predictions" / "labels.json", dict(self.judge.labels))
+        calibration: Calibration = self.fitted.networks["calibration"]
         facts = {
             "schema_version": SCHEMA_VERSION,
             "request": dict(request),
             "method": self.fitted.method_name,
             "networks": dict(self.fitted.hashes),
             "source_patients": list(self.fitted.generator_patients),
-            "calibration": dict(self.fitted.networks["calibration"].strengths),
+            "calibration": dict(calibration.strengths),
+            "limit": calibration.limit,
+            **self.known.to_json(),
             "shifted": sum(_is_shifted(r) for r in rows),
+            "still_foreign": _still_foreign(rows),
             "evaluations": sum(r["evaluations"] for r in rows),
             "most_evaluations_of_a_patient": max(_by_patient(rows).values()),
-            "seconds": round(seconds, 1),
+            "seconds": round(self.seconds(), 1),
             "device": describe_device(self.device),
             "versions": versions(),
         }
@@ -307,6 +300,23 @@ class _Writer:
 def _is_shifted(row: Mapping[str, Any]) -> bool:
     """Whether an image was changed, by a walk or by a curve of grey levels."""
     return bool(row["strength"] or row.get("curve"))
+
+
+def _still_foreign(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """How many cases look foreign after all; None where nobody looked."""
+    looked = [bool(r["still_foreign"]) for r in rows if "still_foreign" in r]
+    return sum(looked) if looked else None
+
+
+def _in_words(rows: Sequence[Mapping[str, Any]]) -> str:
+    shifted, left = sum(map(_is_shifted, rows)), _still_foreign(rows)
+    if left is None:
+        return f"{shifted} shifted; which ones look foreign was not asked"
+    same = len(rows) - shifted
+    text = f"{shifted} shifted, {same} looked like the source and stayed as they were"
+    if left:
+        text += f"; {left} still look foreign, since no safe strength takes away all that differs"
+    return text
 
 
 def _masked(dataset: Dataset) -> tuple[Item, ...]:

@@ -74,6 +74,7 @@ def calibrate(
     held: Sequence[str],
     folder: Path,
     *,
+    hashes: Mapping[str, str],
     config: SegmenterConfig,
     seed: int,
     device: torch.device,
@@ -87,6 +88,7 @@ def calibrate(
         prepared: The source, held-back patients included.
         held: Patients whom the networks never saw.
         folder: Where the calibration goes; the segmenter that watches contours stands beside it.
+        hashes: Of the networks' weights, kept with what was measured.
         config: Of that segmenter, which is fitted on the patients that the networks saw.
         seed: Of the draws.
         device: Where to compute.
@@ -110,7 +112,7 @@ def calibrate(
         mean, deviation, limit = source_errors(list(pooled.values()))
     found = Calibration(
         tuple(mean), tuple(deviation), limit, {}, {}, tuple(sorted(held)),
-        measure_style(_volumes(window)),
+        measure_style(_volumes(window)), dict(hashes),
     )  # fmt: skip
     step = max(1, -(-len(cases) // WATCHED))
     watched = [
@@ -146,7 +148,7 @@ def _movement(
     total = sum(len(WEIGHTS.get(t, LEVELS)) for t in offered)
     with talk.bar("calibrate strengths", total) as update:
         for translator in offered:
-            shifter = replace(method, translator=translator)
+            shifter = replace(method, translator=translator, curve="none")
             for strength in WEIGHTS.get(translator, LEVELS):
                 shifts = [Shift(one.case, 0, strength) for one in watched]
                 made = shifter.translate(parts, shifts, facts, seed=seed, masks=False)

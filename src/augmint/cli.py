@@ -266,20 +266,27 @@ def adapt(
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     resume: opt.Continue = False,
+    dry_run: opt.DryRun = False,
     quiet: opt.Quiet = False,
     as_json: opt.Json = False,
     config: opt.Config = None,
 ) -> None:
     """Shift images of another scanner towards the source of a run; no label of theirs is read."""
+    talk = Talk(quiet=quiet)
+    asked: dict[str, Any] = dict(
+        settings=opt.settings_of(context, settings, None), segmenter=segmenter, repeats=repeats,
+        largest_component=largest_component, patients=opt.read_patients(patients), seed=seed,
+        device=device,
+    )  # fmt: skip
+    dataset = _open(data, patient_regex, label_map, name="TARGET", bare=True)
+    if dry_run:
+        from augmint.estimate import in_words, plan_adapt
+
+        plan = plan_adapt(run, dataset, out, talk=talk, **asked)
+        return _print(plan, as_json, in_words(plan))
     from augmint.adapt import adapt
 
-    dataset = _open(data, patient_regex, label_map, name="TARGET", bare=True)
-    made = adapt(
-        run, dataset, _given(out, "-o"), settings=opt.settings_of(context, settings, None),
-        segmenter=segmenter, repeats=repeats, largest_component=largest_component,
-        patients=opt.read_patients(patients), seed=seed, device=device, resume=resume,
-        talk=Talk(quiet=quiet),
-    )  # fmt: skip
+    made = adapt(run, dataset, _given(out, "-o"), resume=resume, talk=talk, **asked)
     _print(_folder(made), as_json)
 
 
@@ -495,6 +502,14 @@ def evaluate(
             "--allow-same-names", help="Patients of equal names in another dataset are others."
         ),
     ] = False,
+    looks: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--looks",
+            help="Further images of the cases to average over: a folder, or what `adapt --repeats` "
+            "made; repeatable.",
+        ),
+    ] = None,
     patient_regex: opt.PatientRegex = None,
     label_map: opt.LabelMap = None,
     seed: opt.Seed = 0,
@@ -511,7 +526,8 @@ def evaluate(
         run, _open(data, patient_regex, label_map), _given(out, "-o"),
         patients=opt.read_patients(patients), largest_component=largest_component,
         sliding=sliding, tolerance=tolerance, cardiac=cardiac, seed=seed, device=device,
-        resume=resume, allow_same_names=allow_same_names, talk=Talk(quiet=quiet),
+        resume=resume, allow_same_names=allow_same_names, looks=tuple(looks or ()),
+        talk=Talk(quiet=quiet),
     )  # fmt: skip
     _print({"out": str(out), **summary.to_dict()}, as_json, in_words(summary))
 

@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 
+from augmint.adapt_request import read_request
 from augmint.augment import plan_patients
 from augmint.data.dataset import Dataset
 from augmint.data.pool import Pool
+from augmint.data.splits import without_labels
 from augmint.diffusion.networks import count_parameters
 from augmint.diffusion.training import TrainingConfig, fit_network, flow_matching
 from augmint.errors import AugmintError
@@ -38,6 +40,7 @@ from augmint.quality.gates import check_enough_patients, check_gates, lenders
 from augmint.quality.memorisation import SHORTLIST, Picture, index_pictures, nearest
 from augmint.quality.validity import Rules
 from augmint.segment import segmenter_config
+from augmint.segmentation.cases import predict_case
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
 
 MEASURED_STEPS = 3
@@ -178,6 +181,71 @@ def plan_generate(
         "synthetic_cases": len(part) * copies,
         "minutes": _minutes({"generate": seconds}),
         "rule": "from one case that was generated and not kept",
+    }
+
+
+def plan_adapt(
+    run: Path | str,
+    dataset: Dataset,
+    out: Path | None,
+    *,
+    settings: Mapping[str, Any] | None,
+    patients: int | Sequence[str] | None,
+    segmenter: Path | str | None,
+    repeats: int,
+    largest_component: bool,
+    seed: int,
+    device: str,
+    talk: Talk,
+) -> dict[str, Any]:
+    """The plan of `adapt`; arguments as there. One case is adapted and not kept.
+
+    What an image needs is known once the network has looked at it, so evaluations have a least (all
+    look like the source) and a most; the time is that of the most.
+    """
+    _free(out)
+    asked = read_request(
+        run, dataset, settings=settings, patients=patients, segmenter=segmenter, repeats=repeats,
+        seed=seed, device=device,
+    )  # fmt: skip
+    fitted, part = asked.fitted, without_labels(asked.dataset)
+    for note in asked.known.notes(len(part.patients), run, segmenter):
+        talk.say(note)
+    method: Any = fitted.method
+    by_patient: dict[str, list[tuple[int, int]]] = {}
+    for item in talk.counted("reading images", part.items, len(part)):
+        grid = part.load(item).grid
+        by_slice = fitted.facts.grid.dims == 2 and len(grid.shape) == 3
+        planes = grid.shape[grid.slice_axis] if by_slice else 1
+        expected = method.expected_evaluations(fitted.networks, planes, repeats)
+        by_patient.setdefault(item.patient_id, []).append(expected)
+    least, most = (sum(e[k] for rows in by_patient.values() for e in rows) for k in (0, 1))
+    native = part.load(part.items[0])
+    start = time.perf_counter()
+    working = fitted.facts.grid.to_working(native)
+    made = next(method.adapt(fitted.networks, [working], fitted.facts, seed=seed, copies=1))
+    image = method.to_native(made[0], native, fitted.facts.grid)
+    seconds = time.perf_counter() - start
+    took = sum(one.provenance.evaluations for one in made)
+    minutes = {"shift": seconds * (most / took if took else len(part))}
+    if asked.judge is not None:
+        start = time.perf_counter()
+        predict_case(
+            [asked.judge.network], image, asked.judge.grid, device=asked.device,
+            largest_component=largest_component,
+        )  # fmt: skip
+        looks = 1 if repeats == 1 else repeats + 1
+        minutes["segment"] = (time.perf_counter() - start) * len(part) * looks
+    return {
+        "command": "adapt",
+        "dataset": part.name,
+        "cases": len(part),
+        "patients": list(part.patients),
+        "device": describe_device(asked.device),
+        "evaluations": {"least": least, "most": most},
+        "most_evaluations_of_a_patient": max(sum(e[1] for e in r) for r in by_patient.values()),
+        "minutes": _minutes(minutes),
+        "rule": "from one case that was shifted and not kept, at most as many evaluations",
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from augmint.adapt import repeats_of
 from augmint.case import Case
 from augmint.data.dataset import Dataset, Item, open_dataset
 from augmint.data.images import IMAGE_ENDINGS, LOSSY, write_mask
@@ -67,8 +68,9 @@ def evaluate(
         allow_same_names: Patients that are named as trained ones, in a dataset of another name,
             are other people.
         cardiac: Whether LV volumes and EF are measured where the data allow it.
-        looks: Further images of the same cases, datasets or folders of images, such as what `adapt`
-            leaves in `repeats`; the probabilities of all are averaged.
+        looks: Further images of the same cases, datasets or folders of images; the probabilities
+            of all are averaged. A folder that `adapt` made with several repeats stands for all of
+            its translations.
         talk: Where progress goes.
 
     Raises:
@@ -104,7 +106,7 @@ def evaluate(
         largest_component=largest_component, sliding=sliding, tolerance=tolerance,
         allow_same_names=allow_same_names,
     )  # fmt: skip
-    others = [_look(data, dataset) for data in looks]
+    others = [_look(one, dataset) for given in looks for one in _all_looks(given, whole)]
     if others:
         request["looks"] = [str(other.root.resolve()) for other, _ in others]
     with output_folder(Path(out), request, resume=resume) as folder:
@@ -112,7 +114,7 @@ def evaluate(
 
         def predict_and_score(item: Item) -> list[ScoreRow]:
             case = dataset.load(item)
-            more = [other.load(items[item.case_id]) for other, items in others]
+            more = [_seen_again(case, o.load(items[item.case_id]), o) for o, items in others]
             mask = _predict(taught, case, dataset, where, largest_component, sliding, more)
             path = folder / "predictions" / f"{item.case_id}{_ending(dataset)}"
             write_mask(path, mask, case.grid)
@@ -136,6 +138,41 @@ def evaluate(
             talk.say(hearts.write(folder))
     talk.say(f"wrote predictions and scores to {out}")
     return summary
+
+
+def _all_looks(given: Path | str | Dataset, dataset: Dataset) -> Sequence[Path | str | Dataset]:
+    """A folder of `adapt` as all of its translations but those that are the dataset itself.
+
+    Raises:
+        AugmintError: if that leaves nothing.
+    """
+    if isinstance(given, Dataset):
+        return [given]
+    repeats = repeats_of(Path(given))
+    if Path(given).resolve() != dataset.root.resolve():
+        return [given, *repeats]
+    if not repeats:
+        raise AugmintError(
+            f"--looks {given}: these are the images that are evaluated, and there are no further "
+            "ones; make some with `augmint adapt --repeats 3`, or name another folder"
+        )
+    return repeats
+
+
+def _seen_again(case: Case, look: Case, dataset: Dataset) -> Case:
+    """A further image of a case.
+
+    Raises:
+        AugmintError: if it lies on another grid.
+    """
+    known = case.grid.spacing_known and look.grid.spacing_known
+    same = look.grid.same_as(case.grid) if known else look.grid.shape == case.grid.shape
+    if not same:
+        raise AugmintError(
+            f"case {case.case_id!r} lies on another grid in {dataset.root} than in the dataset "
+            "that is evaluated; further images are averaged pixel by pixel, so resample them"
+        )
+    return look
 
 
 def _look(data: Path | str | Dataset, dataset: Dataset) -> tuple[Dataset, dict[str, Item]]:

@@ -31,6 +31,7 @@ from augmint.methods import (
     Samples,
     build_method,
     is_calibrated,
+    meaning_of_unlabelled,
     needs_no_fit,
     sees_whole_frames,
 )
@@ -41,7 +42,7 @@ from augmint.progress import Talk
 from augmint.quality.agreement import gate_config
 from augmint.staging import output_folder, write_text
 from augmint.synthetic import check_cases
-from augmint.weights import folder_exists, sha256
+from augmint.weights import folder_exists, folder_sha256
 
 SCHEMA_VERSION = 1
 SHOWN = 4
@@ -132,7 +133,7 @@ def fit_method(
     leave()
     if held and not follows():
         hashes["calibration"] = _calibrate(
-            method, fitted, prepared, held, run, sizes, training.seed, device, talk
+            method, fitted, hashes, prepared, held, run, sizes, training.seed, device, talk
         )
     return hashes
 
@@ -156,6 +157,7 @@ def _check_unseen(held: Sequence[str], init: Path, dataset: str) -> None:
 def _calibrate(
     method: Any,
     fitted: Mapping[str, Network],
+    hashes: Mapping[str, str],
     prepared: Prepared,
     held: Sequence[str],
     run: Path,
@@ -164,15 +166,18 @@ def _calibrate(
     device: torch.device,
     talk: Talk,
 ) -> str:
-    """RUN/checkpoints/best/calibration, measured unless it is there; returns its hash."""
+    """RUN/checkpoints/best/calibration, measured unless it is there; returns its hash.
+
+    One that was measured with other weights is measured anew.
+    """
     folder = run / "checkpoints" / "best" / CALIBRATION
-    if not folder_exists(folder):
+    if not folder_exists(folder) or load_calibration(folder).networks not in ({}, dict(hashes)):
         config = gate_config(sizes, prepared.facts.grid.dims, seed)
         calibrate(
-            method, fitted, prepared, held, folder, config=config, seed=seed, device=device,
-            talk=talk,
+            method, fitted, prepared, held, folder, hashes=hashes, config=config, seed=seed,
+            device=device, talk=talk,
         )  # fmt: skip
-    return sha256(folder / "config.json")
+    return folder_sha256(folder)
 
 
 def drawer(spec: NetworkSpec, pool: Pool, unlabelled: Pool | None = None) -> Any:
@@ -310,6 +315,8 @@ def fit(
             extra = build_pool(more, prepared.facts.grid)
             facts = replace(prepared.facts, unlabelled=len(extra))
             prepared = replace(prepared, facts=facts)
+            if meaning := meaning_of_unlabelled(chosen):
+                talk.say(f"note: {method} takes the {len(more)} unlabelled cases for {meaning}")
         training = training_config(sizes, prepared.facts, steps, seed)
         hashes = fit_method(
             chosen, prepared, run, training=training, device=where, sizes=sizes,
@@ -455,7 +462,19 @@ def _plain(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class FittedRun:
-    """A fitted method, loaded."""
+    """A fitted method, loaded.
+
+    Attributes:
+        folder: The run.
+        method: With the settings that were asked for.
+        method_name: A key of `METHODS`, or `module:Class`.
+        facts: Of the dataset that it was fitted on.
+        networks: By name; of a calibrated method with what was calibrated.
+        hashes: Of their weights.
+        generator_patients: All whom the fit saw: labelled, unlabelled, or by the run before it.
+        dataset: Name of the labelled dataset; empty where not recorded.
+        labelled_patients: Those of that dataset, whom it was fitted or calibrated on.
+    """
 
     folder: Path
     method: Method
@@ -464,6 +483,8 @@ class FittedRun:
     networks: Mapping[str, Any]
     hashes: Mapping[str, str]
     generator_patients: tuple[str, ...]
+    dataset: str = ""
+    labelled_patients: tuple[str, ...] = ()
 
 
 def load_run(
@@ -506,12 +527,17 @@ def load_run(
     if is_calibrated(method):
         _check_calibrated(folder, method, fitted)
         learned = folder / "checkpoints" / "best" / CALIBRATION
-        networks[CALIBRATION], hashes[CALIBRATION] = (
-            load_calibration(learned), sha256(learned / "config.json"),
-        )  # fmt: skip
+        calibration = load_calibration(learned)
+        if other := [n for n, h in hashes.items() if calibration.networks.get(n, h) != h]:
+            raise AugmintError(
+                f"{folder}: its strengths were calibrated with other weights of {listed(other)} "
+                "than those that are there; fit again"
+            )
+        networks[CALIBRATION], hashes[CALIBRATION] = calibration, folder_sha256(learned)
     return FittedRun(
         folder, method, config["method"], facts, networks, hashes,
-        tuple(facts_json.get("generator_patients", ())),
+        tuple(facts_json.get("generator_patients", ())), str(facts_json.get("dataset", "")),
+        tuple(config.get("patients", ())),
     )  # fmt: skip
 
 

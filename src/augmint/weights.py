@@ -74,6 +74,12 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def folder_sha256(folder: Path) -> str:
+    """Hex digest of all that `write_folder` wrote: names and contents, config.json among them."""
+    parts = (f"{path.name} {sha256(path)}" for path in sorted(folder.iterdir()))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def module_tensors(module: nn.Module) -> dict[str, Tensor]:
     """A module's weights, detached, on the CPU."""
     return {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}

@@ -16,6 +16,7 @@ from augmint.methods.protocol import (
     Samples,
     is_calibrated,
     keeps_pixels,
+    meaning_of_unlabelled,
     needs_no_fit,
     sees_whole_frames,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "build_method",
     "is_calibrated",
     "keeps_pixels",
+    "meaning_of_unlabelled",
     "needs_no_fit",
     "sees_whole_frames",
 ]

@@ -135,14 +135,15 @@ class NetworkSpec:
 class Method(Protocol):
     """A generative method; its dataclass fields are its whole configuration.
 
-    Six things are optional: a class variable `whole_frames`, true for a method whose working
+    Seven things are optional: a class variable `whole_frames`, true for a method whose working
     window must not be a part of the frames; another, `keeps_pixels`, for one whose images are made
     of recorded pixels of their source; `to_native(new, source, grid)`, for one that knows
     better than the working grid what lies between its pixels; and `problem(case)`, why it cannot
     use a stored case, or an empty text. A class variable `calibrated` is true for a method that
     learns from source patients whom no network was fitted on; what it learns comes to it among the
-    networks as "calibration". `adapt(networks, cases, facts, seed, copies)` shifts images of
-    another scanner towards those of the fit.
+    networks as "calibration"; `unlabelled_are` says what it takes unlabelled images for.
+    `adapt(networks, cases, facts, seed, copies)` shifts images of another scanner towards those of
+    the fit.
     """
 
     def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:
@@ -186,6 +187,11 @@ def needs_no_fit(method: object) -> frozenset[str]:
 def is_calibrated(method: object) -> bool:
     """Whether a method learns from patients whom no network was fitted on."""
     return bool(getattr(method, "calibrated", False))
+
+
+def meaning_of_unlabelled(method: object) -> str:
+    """What a method takes unlabelled images for; empty for more of what it is fitted on."""
+    return str(getattr(method, "unlabelled_are", ""))
 
 
 def sees_whole_frames(method: object) -> bool:

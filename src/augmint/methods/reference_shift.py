@@ -59,7 +59,7 @@ from augmint.methods.shift_planes import (
     planes_of,
     with_planes,
 )
-from augmint.methods.shift_strength import LEVELS, Calibration
+from augmint.methods.shift_strength import LEVELS, Calibration, Verdict
 from augmint.precision import autocast
 
 Translator = Literal["sdedit", "ilvr", "inversion", "energy", "histogram", "fourier", "bezier"]
@@ -83,7 +83,9 @@ class ReferenceShift:
             or without a network `histogram`, `fourier` or `bezier`.
         curve: What `adapt` does to a foreign patient's grey levels before a network sees them:
             `none`, or the curve of `histogram` or `bezier`. Where that alone makes them look like
-            the source's, nothing more is done.
+            the source's, nothing more is done. Both curves rise, so that no contour of equal
+            brightness moves and `movement` need not bound them. With `strength` set every patient
+            has the curve and the walk.
         strength: Level that the walk starts from, or share of what is changed without a network; 0
             takes what was calibrated.
         movement: Pixels that contours may move on average on source images; it bounds what
@@ -104,6 +106,9 @@ class ReferenceShift:
 
     keeps_pixels: ClassVar[bool] = True
     calibrated: ClassVar[bool] = True
+    unlabelled_are: ClassVar[str] = (
+        "another scanner's than the source's; leave out images of the source without masks"
+    )
     loose: ClassVar[tuple[str, ...]] = (
         "translator", "curve", "strength", "movement", "use_masks", "batch_size",
     )  # fmt: skip
@@ -140,6 +145,12 @@ class ReferenceShift:
         for name, (holds, rule) in rules.items():
             if not holds:
                 raise AugmintError(f"reference_shift: {name} is {rule}; got {getattr(self, name)}")
+        if self.curve != "none" and not self.learned:
+            raise AugmintError(
+                f"reference_shift: curve={self.curve} goes before the walk of a network, and "
+                f"{self.translator} has none; set curve=none, or a translator with a network: "
+                f"{', '.join(t for t in TRANSLATORS if t not in PLAIN)}"
+            )
 
     @property
     def learned(self) -> bool:
@@ -246,29 +257,36 @@ class ReferenceShift:
         if not self.learned:
             changed = _together(windows, facts, lambda x: PLAIN[self.translator](x, style, largest))
             return [Shift(case, 0, largest, ready=True) for case in changed]
-        if self.strength:
-            return [Shift(case, 0, largest) for case in windows]
+        bent = "" if self.curve == "none" else self.curve
 
-        def look(cases: Sequence[Case]) -> tuple[list[list[float]], dict[str, float]]:
+        def bend(planes: Tensor) -> Tensor:
+            return CURVES[self.curve](planes, style, 1.0)
+
+        if self.strength:
+            cases = _together(windows, facts, bend) if bent else windows
+            return [Shift(case, 0, largest, curve=bent) for case in cases]
+
+        def look(cases: Sequence[Case]) -> tuple[list[list[float]], dict[str, Verdict]]:
             errors = denoising_errors(networks, cases, facts, self.batch_size)
             pooled = by_patient(cases, errors, facts)
-            return errors, {p: calibration.strength_for(e, largest) for p, e in pooled.items()}
+            return errors, {p: calibration.verdict(e, largest) for p, e in pooled.items()}
 
-        errors, needed = look(windows)
-        plans = [
-            Shift(case, 0, needed[case.patient_id], tuple(own), looks=1)
-            for case, own in zip(windows, errors)
-        ]
+        errors, found = look(windows)
+        plans = []
+        for case, own in zip(windows, errors):
+            verdict = found[case.patient_id]
+            plans.append(Shift(case, 0, verdict.strength, tuple(own), looks=1, verdict=verdict))
         foreign = [n for n, plan in enumerate(plans) if plan.strength]
-        if self.curve == "none" or not foreign:
+        if not bent or not foreign:
             return plans
-        curved = _together(
-            [windows[n] for n in foreign], facts, lambda x: CURVES[self.curve](x, style, 1.0)
-        )
-        _, needed = look(curved)
+        curved = _together([windows[n] for n in foreign], facts, bend)
+        _, again = look(curved)
         for n, case in zip(foreign, curved):
-            still = needed[case.patient_id]
-            plans[n] = replace(plans[n], case=case, strength=still, curve=self.curve, looks=2)
+            # How foreign a patient is, is said of the images as they came.
+            verdict = replace(again[case.patient_id], deviation=found[case.patient_id].deviation)
+            plans[n] = replace(
+                plans[n], case=case, strength=verdict.strength, curve=bent, looks=2, verdict=verdict
+            )
         return plans
 
     def _largest(self, networks: Mapping[str, Any]) -> float:
@@ -386,6 +404,28 @@ class ReferenceShift:
             walk *= 2
         return planes * (walk * bool(strength and self.learned) + len(LEVELS) * looks)
 
+    def expected_evaluations(
+        self, networks: Mapping[str, Any], planes: int, copies: int
+    ) -> tuple[int, int]:
+        """Fewest and most evaluations that `adapt` needs for a case, before anyone looked at it.
+
+        Args:
+            networks: {"calibration": of the fit}.
+            planes: Slices of the case.
+            copies: Translations of it.
+
+        Raises:
+            AugmintError: if no strength was calibrated or set.
+        """
+        largest = self._largest(networks)
+        if not self.learned:
+            return 0, 0
+        walks = self.evaluations(planes, largest, 0) * copies
+        if self.strength:
+            return walks, walks
+        look = self.evaluations(planes, 0.0, 1)
+        return look, walks + look * (1 + (self.curve != "none"))
+
     def _finished(
         self, shift: Shift, case: Case, planes: Tensor, facts: DatasetFacts, seed: int
     ) -> Case:
@@ -396,6 +436,9 @@ class ReferenceShift:
             **({"curve": shift.curve} if shift.curve else {}),
         }  # fmt: skip
         details |= {f"error_{level:g}": e for level, e in zip(LEVELS, shift.errors)}
+        if shift.verdict:
+            details["deviation"] = round(shift.verdict.deviation, 4)
+            details["still_foreign"] = int(shift.verdict.still_foreign)
         return replace(
             with_planes(case, planes, facts),
             case_id=f"{case.case_id}__s{seed}_c{shift.copy}",
@@ -450,6 +493,7 @@ class Shift:
         errors: Denoising errors that said so, of the image as it was stored.
         curve: What was done to its grey levels before.
         looks: How often the network was asked for its errors.
+        verdict: On its patient, where the network was asked.
         ready: It is shifted already.
     """
 
@@ -459,6 +503,7 @@ class Shift:
     errors: tuple[float, ...] = ()
     curve: str = ""
     looks: int = 0
+    verdict: Verdict | None = None
     ready: bool = False
 
     @property
