@@ -44,9 +44,11 @@ from augmint.quality.fidelity import squared_mmd, standardise, texture_features
 from augmint.segmentation.checkpoint import load_segmenter, save_segmenter
 from augmint.segmentation.predict import predict_mask
 from augmint.segmentation.training import SegmenterConfig, fit_segmenter
-from augmint.study.plan import Plan, named_patients, open_part, plan_study
+from augmint.study.parts import named_patients, open_part
+from augmint.study.plan import plan_study
 from augmint.study.results import Table, collect
 from augmint.study.spec import Study, read_study
+from augmint.study.units import Plan
 from results import commit, save
 
 parser = argparse.ArgumentParser()

@@ -25,7 +25,16 @@ from augmint.quality.validity_rules import WORDS
 from augmint.segmentation.augmentation import AUGMENTATIONS
 from augmint.segmentation.networks import SEGMENTERS
 from augmint.segmentation.training import SegmenterConfig
-from augmint.study.spec import ELSEWHERE, Adaptation, Arm, Endpoint, Generator, Study, Test
+from augmint.study.spec import (
+    ELSEWHERE,
+    Adaptation,
+    Arm,
+    Endpoint,
+    Generator,
+    Oracle,
+    Study,
+    Test,
+)
 
 HERE = Path(__file__).parent / "reference"
 
@@ -92,7 +101,7 @@ FROM_PRESET = ("width", "steps", "warmup", "batch_size", "validate_every")
 # Heading of each part of a study's file.
 PARTS = {
     "Study": Study, "Test": Test, "Arm": Arm, "Synthetic": Generator, "Adapt": Adaptation,
-    "Endpoint": Endpoint,
+    "Oracle": Oracle, "Endpoint": Endpoint,
 }  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from augmint.evaluation.score import ScoreRow, write_scores
-from augmint.study.plan import Cell, Plan, Unit
 from augmint.study.spec import Study
+from augmint.study.units import Cell, Plan, Unit
 
 ARMS = ("stack", "null", "synthetic")
 Key = tuple[str, int, int]  # arm, draw, seed

@@ -18,8 +18,10 @@ from PIL import Image
 from augmint.data.dataset import open_dataset
 from augmint.progress import Talk
 from augmint.study import estimate
-from augmint.study.plan import NULL_SEED, Plan, open_part, plan_study
+from augmint.study.parts import open_part
+from augmint.study.plan import NULL_SEED, plan_study
 from augmint.study.spec import HELD_OUT, Study, read_study
+from augmint.study.units import Plan
 
 STUDIES = Path(__file__).parents[1] / "benchmarks" / "studies"
 QUIET = Talk(quiet=True)

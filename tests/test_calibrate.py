@@ -11,7 +11,12 @@ import torch
 import yaml
 
 from augmint import AugmintError, fit, open_dataset
-from augmint.calibrate import WEIGHTS, _Watched, patients_for_calibration
+from augmint.calibrate import (
+    WEIGHTS,
+    _Watched,
+    evaluations_to_calibrate,
+    patients_for_calibration,
+)
 from augmint.data.phantoms import make_phantoms
 from augmint.fit import load_run
 from augmint.imaging.working import WorkingGrid
@@ -277,3 +282,27 @@ def test_contours_move_in_pixels_of_the_stored_image(source):
     assert watched.moved(gone, sees, device) == pytest.approx(5.0, abs=1.0)
     nothing = _Watched.of(gone, native, sees, facts, device)
     assert nothing.moved(gone, sees, device) is None
+
+
+@pytest.mark.parametrize("translator", ["sdedit", "histogram"])
+def test_evaluations_of_a_calibration_are_those_that_it_makes(source, tmp_path, translator):
+    """Every pass of the network over a plane counts; the fit's own steps do not."""
+    module, passes = import_module("augmint.calibrate"), []
+    measure = module.calibrate
+
+    def counting(method, networks, *rest, **more):
+        for network in networks.values():
+            network.register_forward_hook(lambda net, given, out: passes.append(len(out)))
+        return measure(method, networks, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("augmint.fit"), "calibrate", counting)
+        fitted(source, tmp_path / "run", settings={"translator": translator, "batch_size": 3})
+    method = load_run(tmp_path / "run").method
+    held = load_calibration(tmp_path / "run" / "checkpoints" / "best" / "calibration").patients
+    data = open_dataset(source)
+    cases = len(data.select(patients=list(held)))
+    slices = data.load(data.items[0]).grid.shape[-1]
+    expected = slices * evaluations_to_calibrate(method, cases, unlabelled=False)
+    assert sum(passes) == expected
+    assert (expected > 0) == (translator == "sdedit")

@@ -1,8 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from augmint.data.dataset import open_dataset
 from augmint.data.splits import (
+    DomainSplit,
     check_leak,
+    check_protocol,
     check_synthetic,
     draw_patients,
     folds,
@@ -193,3 +197,42 @@ def test_labels_that_must_not_be_seen_cannot_be_read(tmp_path):
     for path in (dataset.root / "labelsTr").iterdir():
         path.unlink()
     assert all(case.mask is None for case in bare)
+
+
+@pytest.mark.parametrize("protocol", ["generalisation", "adaptation"])
+def test_a_fit_sees_images_of_the_target_under_adaptation_alone(tmp_path, protocol):
+    dataset = vendor_dataset(tmp_path, {"A": 3, "B": 2})
+    split = next(s for s in leave_one_domain_out(dataset, protocol=protocol) if s.domain == "B")
+    if protocol == "generalisation":
+        with pytest.raises(AugmintError, match="nothing of 'B' may be seen"):
+            split.adaptation_images()
+        return
+    seen = split.adaptation_images()
+    assert seen.patients == split.held.patients == ("B0", "B1")
+    assert not any(item.masks for item in seen.items)
+    assert all(item.masks for item in split.held.items)
+
+
+def test_nobody_is_on_both_sides_of_a_domain_split(tmp_path):
+    dataset = vendor_dataset(tmp_path, {"A": 2, "B": 2})
+    train, held = (dataset.select(patients=p) for p in (["A0", "A1"], ["A1", "B0"]))
+    with pytest.raises(AugmintError, match="trained on: A1"):
+        DomainSplit("B", train, held)
+    other = replace(held, name="another")  # where A1 is another person
+    assert DomainSplit("B", train, other).held is other
+
+
+def test_no_label_of_a_test_is_read_and_no_image_unless_it_may_be():
+    def check(protocol, labels=(), images=()):
+        check_protocol(
+            protocol, {"T": {"a", "b"}}, labels={"S": {"a"}, "T": labels}, images={"T": images},
+            what="the fit",
+        )  # fmt: skip
+
+    check("generalisation", labels={"c"}, images={"c"})
+    check("adaptation", labels={"c"}, images={"a", "b"})
+    for protocol in ("generalisation", "adaptation"):
+        with pytest.raises(AugmintError, match=r"the fit reads labels of 1 test patient.* of T: b"):
+            check(protocol, labels={"b", "c"})
+    with pytest.raises(AugmintError, match=r"reads images of 2.*nothing of a test may be seen"):
+        check("generalisation", images={"a", "b"})

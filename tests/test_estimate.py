@@ -5,7 +5,7 @@ import pytest
 from augmint import estimate
 from augmint.data import open_dataset
 from augmint.data.phantoms import make_phantoms
-from augmint.estimate import in_words, plan_augment
+from augmint.estimate import in_words, plan_augment, plan_fit
 from augmint.prepare import prepare
 from augmint.presets import preset_named
 from augmint.progress import Talk
@@ -84,3 +84,41 @@ def test_volumes_are_searched_slice_by_slice(dataset, clock):
     slices = 2 * PATIENTS * prepared.facts.grid.window[-1]
     found = estimate._measure_copies(prepared, 1, "cpu")
     assert found == pytest.approx(INDEX * slices + SEARCH * slices * 2)
+
+
+SHIFT = {"network": "tiny", "num_steps": 1}
+
+
+def fit_of(dataset, method, **changes):
+    return plan_fit(
+        dataset, None, method=method, settings={}, preset="tiny", patients=None, steps=2,
+        dims=None, seed=0, device="cpu", talk=QUIET, **changes,
+    )["minutes"]  # fmt: skip
+
+
+def test_a_calibration_is_its_segmenter_and_its_shifts(dataset, monkeypatch):
+    monkeypatch.setattr(estimate, "_measure_fit", lambda *rest: ({}, 8.0))
+    monkeypatch.setattr(estimate, "_measure_segmenter", lambda *rest: 0.0)
+    batch = preset_named("tiny").batch_size
+    for unlabelled in (False, True):
+        monkeypatch.setattr(
+            estimate, "evaluations_to_calibrate", lambda method, cases, unlabelled: 10 + unlabelled
+        )
+        told = fit_of(dataset, "reference_shift", unlabelled=unlabelled)
+        seconds = (10 + unlabelled) * SLICES * 8.0 / batch / 3
+        assert told["calibrate"] == pytest.approx(seconds / 60, abs=1e-3)
+        assert told["total"] == pytest.approx(told["fit"] + told["calibrate"], abs=1e-3)
+    monkeypatch.setattr(estimate, "_measure_segmenter", lambda *rest: 60.0)
+    longer = fit_of(dataset, "reference_shift", unlabelled=True)
+    steps = preset_named("tiny").gate_steps
+    assert longer["calibrate"] - told["calibrate"] == pytest.approx(steps, abs=1e-3)
+
+
+def test_methods_without_a_calibration_count_none(dataset):
+    assert "calibrate" not in fit_of(dataset, "warped_pairs")
+
+
+def test_source_like_images_are_counted_with_the_calibration_of_their_fit(dataset):
+    minutes = planned(dataset, (), method="reference_shift", settings=SHIFT, steps=2)["minutes"]
+    assert minutes["calibrate"] > 0
+    assert minutes["generate"] > 0

@@ -10,9 +10,9 @@ from augmint.evaluation.bland_altman import bland_altman
 from augmint.evaluation.function import FunctionRow, write_rows
 from augmint.study.compare import measurements_of
 from augmint.study.function import function_blocks, measure_arms, write_function
-from augmint.study.plan import Cell, Plan, Unit
 from augmint.study.results import Place, Table
 from augmint.study.spec import Study
+from augmint.study.units import Cell, Plan, Unit
 
 PATIENTS = tuple("abcdefgh")
 TRUTH = dict(zip(PATIENTS, (30.0, 35, 42, 50, 55, 58, 61, 66)))

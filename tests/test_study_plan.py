@@ -14,7 +14,8 @@ from augmint.data.phantoms import make_phantoms
 from augmint.errors import AugmintError
 from augmint.quality.validity_rules import read_rules
 from augmint.study.arms import rules_of
-from augmint.study.plan import NULL_SEED, _fingerprint, open_part, plan_study
+from augmint.study.parts import fingerprint_of, open_part
+from augmint.study.plan import NULL_SEED, plan_study
 from augmint.study.spec import HELD_OUT, Study
 
 
@@ -390,7 +391,7 @@ def test_patients_that_cannot_be_had(base, changes, message):
 def test_another_frame_of_the_same_file_is_other_data(base):
     dataset = open_dataset(base / "train")
     marks = {
-        _fingerprint(replace(dataset, items=(replace(dataset.items[0], frame=frame),)))
+        fingerprint_of(replace(dataset, items=(replace(dataset.items[0], frame=frame),)))
         for frame in (None, 0, 3)
     }
     assert len(marks) == 3
@@ -446,3 +447,61 @@ def test_rules_that_do_not_go_with_the_labels_are_told_with_their_arm(base):
     assert plan_study(study, base).count("generate") == 2
     with pytest.raises(AugmintError, match=r"arm 'ours': .*no anatomical rules are known"):
         plan_study(with_rules(None).model_copy(update={"label_map": renamed}), base)
+
+
+def checked(base: Path, study: Study, change: dict[str, object], kind: str) -> None:
+    """The guard on a plan in which the units of a kind read something else."""
+    from augmint.study.parts import Parts, Target
+    from augmint.study.plan import _check_units
+
+    parts = Parts(base)
+    train, other = (parts.open(name, None, None) for name in ("train", "other"))
+    units = {}
+    for unit in plan_study(study, base).units.values():
+        if unit.kind == kind:
+            unit = replace(unit, arguments={**unit.arguments, **change})
+        units[unit.key] = replace(unit, needs=())
+    _check_units(units, study, [train, other], [Target("T", other, None)])
+
+
+@pytest.mark.parametrize("kind", ["train", "generate", "fit"])
+@pytest.mark.parametrize("protocol", ["adaptation", None])
+def test_no_label_of_a_test_reaches_a_fit(base, kind, protocol):
+    arms = {"stack": {}, "made": {"synthetic": {"method": "warped_pairs"}}}
+    if protocol:
+        arms["shifted"] = {"like": "stack", "adapt": {"unlabelled": "T"}}
+    elif kind == "fit":
+        return
+    study = study_of(arms=arms, protocol=protocol, sizes=["all"], draws=1)
+    checked(base, study, {}, kind)
+    target = {"data": str((base / "other").resolve()), "patients": None}
+    with pytest.raises(AugmintError, match=f"leak: unit {kind} .* reads labels of 5 test patient"):
+        checked(base, study, target, kind)
+    if kind == "train":
+        checked(base, study, {**target, "oracle": True}, kind)
+
+
+def test_images_of_a_test_reach_a_fit_under_adaptation_alone(base):
+    arms = {"stack": {}, "shifted": {"like": "stack", "adapt": {"unlabelled": "T"}}}
+    study = study_of(arms=arms, protocol="adaptation", sizes=["all"], draws=1)
+    plan = plan_study(study, base)
+    blind = study.model_copy(update={"protocol": "generalisation"})
+    assert plan.count("fit") == 1
+    with pytest.raises(AugmintError, match="reads images of 5 test patient"):
+        plan_study(blind, base)
+
+
+def test_an_evaluation_on_who_trained_is_refused(base):
+    from augmint.study.parts import Parts
+    from augmint.study.plan import _check_units
+
+    study = study_of(arms={"stack": {}}, folds=2, sizes=None, draws=1, tests=[],
+                     endpoint={"test": HELD_OUT})  # fmt: skip
+    units = dict(plan_study(study, base).units)
+    source = Parts(base).open("train", None, None)
+    _check_units(units, study, [source], [])
+    found = next(u for u in units.values() if u.kind == "evaluate")
+    seen = units[found.needs[0]].arguments["patients"]
+    units[found.key] = replace(found, arguments={**found.arguments, "patients": seen})
+    with pytest.raises(AugmintError, match=r"leak: unit train .* reads labels"):
+        _check_units(units, study, [source], [])

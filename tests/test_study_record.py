@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from augmint.progress import Talk
-from augmint.study.plan import Unit
 from augmint.study.record import NOT_RECORDED, versions_of
+from augmint.study.units import Unit
 
 runner, fit = import_module("augmint.study.run"), import_module("augmint.fit")
 UNIT = Unit("generate", {"data": "nowhere"}, title="a generation")

@@ -13,8 +13,9 @@ from augmint.errors import AugmintError
 from augmint.progress import Talk
 from augmint.study import study
 from augmint.study.estimate import hours_of
-from augmint.study.plan import Plan, plan_study
+from augmint.study.plan import plan_study
 from augmint.study.spec import Study, read_study
+from augmint.study.units import Plan
 
 FILE = """\
 name: toy
@@ -63,6 +64,21 @@ def test_arms_share_a_training_and_what_needs_no_new_fit(plan: Plan):
     assert plan.count("fit") == 2  # with images of the test and without
     assert plan.count("adapt") == 3
     assert plan.count("evaluate") == 4
+
+
+def test_each_seed_may_have_a_shift_of_its_own(base: Path, plan: Plan):
+    path = base / "seeds.yaml"
+    path.write_text(FILE.replace("seeds: [0]", "seeds: [0, 1]"))
+    shared = plan_study(read_study(path), base)
+    assert set(plan.units) < set(shared.units)
+    assert (shared.count("fit"), shared.count("adapt")) == (2, 3)
+    path.write_text(path.read_text() + "generator_seeds: each\n")
+    own = plan_study(read_study(path), base)
+    assert (own.count("fit"), own.count("adapt")) == (4, 6)
+    for cell in own.cells:
+        if cell.arm != "stack":
+            shifted = own.units[own.units[cell.unit].arguments["shifted"]].arguments
+            assert shifted["seed"] == own.units[shifted["run"]].arguments["seed"] == cell.seed
 
 
 def test_only_a_study_that_says_so_may_see_test_images(base: Path):
@@ -135,6 +151,20 @@ def test_the_report_says_how_images_were_shifted(done: Path):
     assert 'test images shifted by reference_shift {"translator": "histogram"}' in text
     assert "2 times" in text
     assert "fitted with images of other too" in text
+
+
+def test_hours_of_calibrations_are_counted(plan: Plan, monkeypatch):
+    asked = []
+
+    def fitting(data, out, *, unlabelled, **rest):
+        asked.append(unlabelled)
+        return {"steps": 2, "dims": 2, "minutes": {"fit": 0.0, "calibrate": 6.0, "total": 6.0}}
+
+    module = import_module("augmint.study.estimate")
+    monkeypatch.setattr(module, "plan_fit", fitting)
+    told = hours_of(plan, device="cpu", talk=Talk(quiet=True))
+    assert sorted(asked) == [False, True]
+    assert told["hours"]["fit"] == pytest.approx(0.2)
 
 
 def test_hours_of_fits_and_shifts_are_counted(plan: Plan):

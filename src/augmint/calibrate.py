@@ -114,7 +114,7 @@ def calibrate(
         tuple(mean), tuple(deviation), limit, {}, {}, tuple(sorted(held)),
         measure_style(_volumes(window)), dict(hashes),
     )  # fmt: skip
-    step = max(1, -(-len(cases) // WATCHED))
+    step = _every(len(cases))
     watched = [
         _Watched.of(case, grid, watcher, facts, device)
         for case, grid in zip(cases[::step], grids[::step])
@@ -128,6 +128,31 @@ def calibrate(
     found = replace(found, strengths=strengths)
     save_calibration(folder, found)
     return found
+
+
+def evaluations_to_calibrate(method: ReferenceShift, cases: int, *, unlabelled: bool) -> int:
+    """Of the network, for one plane of each case, watched ones shifted at every strength.
+
+    Args:
+        method: What is calibrated.
+        cases: Of the held-back patients.
+        unlabelled: Whether images of another scanner join the fit.
+    """
+    if not method.learned:
+        return 0
+    each = sum(
+        replace(method, translator=translator).evaluations_of(1, strength, 0)
+        for translator in TRANSLATORS
+        if translator not in PLAIN and _offered(translator, method, unlabelled)
+        for strength in LEVELS
+    )
+    watched = len(range(0, cases, _every(cases)))
+    return watched * each + cases * method.evaluations_of(1, 0.0, 1)
+
+
+def _every(cases: int) -> int:
+    """Each which case is watched."""
+    return max(1, -(-cases // WATCHED))
 
 
 def _movement(

@@ -172,7 +172,7 @@ def fit(
     if dry_run:
         from augmint.estimate import in_words, plan_fit
 
-        plan = plan_fit(dataset, out, talk=talk, **asked)
+        plan = plan_fit(dataset, out, talk=talk, unlabelled=unlabelled is not None, **asked)
         return _print(plan, as_json, in_words(plan))
     from augmint.fit import fit
 

@@ -17,6 +17,7 @@ import torch
 
 from augmint.adapt_request import read_request
 from augmint.augment import plan_patients
+from augmint.calibrate import evaluations_to_calibrate, patients_for_calibration
 from augmint.data.dataset import Dataset
 from augmint.data.pool import Pool
 from augmint.data.splits import without_labels
@@ -32,10 +33,11 @@ from augmint.fit import (
 )
 from augmint.generate import check_labels, fitted_or_ready, numbered_like
 from augmint.imaging.working import WorkingGrid
-from augmint.methods import Method, sees_whole_frames
+from augmint.methods import Method, is_calibrated, sees_whole_frames
 from augmint.prepare import Prepared, choose_patients, prepare, real_labelled
-from augmint.presets import preset_named
+from augmint.presets import Preset, preset_named
 from augmint.progress import Talk
+from augmint.quality.agreement import gate_config
 from augmint.quality.gates import check_enough_patients, check_gates, lenders
 from augmint.quality.memorisation import SHORTLIST, Picture, index_pictures, nearest
 from augmint.quality.validity import Rules
@@ -63,20 +65,26 @@ def plan_fit(
     seed: int,
     device: str,
     talk: Talk,
+    unlabelled: bool = False,
 ) -> dict[str, Any]:
-    """The plan of `fit`; arguments as there."""
+    """The plan of `fit`; arguments as there.
+
+    `unlabelled` says whether unlabelled images join; how many matters to nothing that is measured.
+    """
     _free(out)
     part = choose_patients(real_labelled(dataset), patients, seed)
     sizes, where = preset_named(preset), resolve_device(device)
     chosen = method_with_preset(method, settings, sizes)
     prepared = prepare(part, sizes, dims=dims, whole=sees_whole_frames(chosen), talk=talk)
+    prepared = replace(prepared, facts=replace(prepared.facts, unlabelled=int(unlabelled)))
     training = training_config(sizes, prepared.facts, steps, seed)
     networks, seconds = _measure_fit(chosen, prepared, training, where)
+    calibration = _calibration(chosen, prepared, sizes, training, seconds, where)
     return {
         **_facts("fit", dataset, part, prepared, where),
         "networks": networks,
         "steps": training.steps,
-        "minutes": _minutes({"fit": seconds * training.steps}),
+        "minutes": _minutes({"fit": seconds * training.steps, **calibration}),
     }
 
 
@@ -113,6 +121,7 @@ def plan_augment(
     prepared = prepare(part, sizes, dims=dims, whole=sees_whole_frames(chosen), talk=talk)
     training = training_config(sizes, prepared.facts, steps, seed)
     networks, step = _measure_fit(chosen, prepared, training, where)
+    calibration = _calibration(chosen, prepared, sizes, training, step, where)
     grid = prepared.facts.grid
     config = segmenter_config(sizes, grid.dims, seed, {"steps": sizes.gate_steps})
     judging = _measure_segmenter(config, prepared.pool, grid, prepared.facts.num_classes, where)
@@ -136,6 +145,7 @@ def plan_augment(
         ),
         "minutes": _minutes({
             "fit": rounds * step * training.steps,
+            **{k: rounds * v for k, v in calibration.items()},
             "gate": rounds * segmenters * judging * sizes.gate_steps,
             **search,
             "generate": rounds * sampling,
@@ -332,6 +342,27 @@ def _measure_fit(
         networks[name] = _millions(count_parameters(network))
         total += _pace(stamps)
     return networks, total
+
+
+def _calibration(
+    method: Any,
+    prepared: Prepared,
+    sizes: Preset,
+    training: TrainingConfig,
+    step: float,
+    device: torch.device,
+) -> dict[str, float]:
+    """The seconds to calibrate a method whose networks take a step in so many; empty for others."""
+    if not is_calibrated(method):
+        return {}
+    facts, pool = prepared.facts, prepared.pool
+    config = gate_config(sizes, facts.grid.dims, training.seed)
+    watcher = _measure_segmenter(config, pool, facts.grid, facts.num_classes, device)
+    held = patients_for_calibration(pool.patient_ids, training.seed)
+    cases = len(prepared.dataset.select(patients=list(held)))
+    passes = evaluations_to_calibrate(method, cases, unlabelled=facts.unlabelled > 0)
+    images = passes * len(pool) / len(prepared.dataset)
+    return {"calibrate": watcher * config.steps + images * step / training.batch_size / 3}
 
 
 def _measure_segmenter(

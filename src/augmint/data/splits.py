@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from augmint.data.layout import listed
 from augmint.errors import AugmintError
 
 SEEN_KEYS = ("generator_patients", "gate_patients")
+# What may be seen of a target domain: nothing, or its images without their labels.
+Protocol = Literal["generalisation", "adaptation"]
 
 
 @dataclass(frozen=True)
@@ -27,11 +29,40 @@ class Fold:
 
 @dataclass(frozen=True)
 class DomainSplit:
-    """One domain left out: no case and no patient of `held` is in `train`."""
+    """Trained on one domain, tested on another.
+
+    Attributes:
+        domain: Name of the domain that is held.
+        train: The source: all of it may be seen.
+        held: The target: no patient of it is in `train`.
+        protocol: What may be seen of `held` before it is tested on.
+
+    Raises:
+        AugmintError: if a patient is on both sides. Datasets of different names have different
+            patients.
+    """
 
     domain: str
     train: Dataset
     held: Dataset
+    protocol: Protocol = "generalisation"
+
+    def __post_init__(self) -> None:
+        if self.train.name == self.held.name:
+            check_leak(self.train.patients, self.held.patients)
+
+    def adaptation_images(self) -> Dataset:
+        """All that a fit may see of the target: its images, without a label.
+
+        Raises:
+            AugmintError: under generalisation, which sees nothing of it.
+        """
+        if self.protocol != "adaptation":
+            raise AugmintError(
+                f"protocol {self.protocol}: nothing of {self.domain!r} may be seen before it is "
+                "tested on; what sees its images without labels is adaptation"
+            )
+        return without_labels(self.held)
 
 
 def folds(source: Dataset | Iterable[str], k: int, seed: int) -> tuple[Fold, ...]:
@@ -116,7 +147,11 @@ def hold_back(
 
 
 def leave_one_domain_out(
-    dataset: Dataset, *, shared_fraction: float = 0.3, seed: int = 0
+    dataset: Dataset,
+    *,
+    shared_fraction: float = 0.3,
+    seed: int = 0,
+    protocol: Protocol = "generalisation",
 ) -> Iterator[DomainSplit]:
     """For each domain: train on the others, hold that domain.
 
@@ -150,6 +185,7 @@ def leave_one_domain_out(
             domain,
             train=dataset.select(patients=kept, domains=others),
             held=dataset.select(patients=held, domains=[domain]),
+            protocol=protocol,
         )
 
 
@@ -182,6 +218,44 @@ def check_leak(
                 f"leak: {len(both)} validation or test patient(s) are {what}: {listed(both, 10)}; "
                 "split by patient, and refit the generator and its gate inside the fold"
             )
+
+
+def check_protocol(
+    protocol: Protocol,
+    tested: Mapping[str, Collection[str]],
+    *,
+    labels: Mapping[str, Collection[str]],
+    images: Mapping[str, Collection[str]],
+    what: str,
+) -> None:
+    """Make sure that no label of a test is read before it is scored, nor an image that may not be.
+
+    Args:
+        protocol: What may be seen of a test.
+        tested: Dataset to its patients who test.
+        labels: Dataset to the patients whose images and labels are read.
+        images: Likewise, of images alone.
+        what: What reads them.
+
+    Raises:
+        AugmintError: naming dataset and patients.
+    """
+    hidden = [("labels", labels)]
+    if protocol != "adaptation":
+        hidden.append(("images", images))
+    for part, read in hidden:
+        for dataset, patients in read.items():
+            both = sorted(set(patients) & set(tested.get(dataset, ())))
+            if both:
+                raise AugmintError(
+                    f"leak: {what} reads {part} of {len(both)} test patient(s) of {dataset}: "
+                    f"{listed(both, 10)}; under the protocol {protocol} "
+                    + (
+                        "images of a test may be seen, labels never"
+                        if protocol == "adaptation"
+                        else "nothing of a test may be seen"
+                    )
+                )
 
 
 def check_synthetic(

@@ -389,7 +389,12 @@ class ReferenceShift:
             return [follow_energy(gradient, self.attraction)]
         return []
 
-    def evaluations(self, planes: int, strength: float, looks: int) -> int:
+    @property
+    def evaluations(self) -> int:
+        """Of the network for one generated image, at most."""
+        return self.evaluations_of(1, self.strength or LEVELS[-1], 0)
+
+    def evaluations_of(self, planes: int, strength: float, looks: int) -> int:
         """Evaluations of the network for a case with so many planes.
 
         Args:
@@ -448,7 +453,7 @@ class ReferenceShift:
                 seed=seed,
                 copy=shift.copy,
                 walk=str(walk) if self.learned and shift.strength else "",
-                evaluations=self.evaluations(
+                evaluations=self.evaluations_of(
                     # The first of several translations stands for the look that all of them share.
                     len(planes),
                     shift.strength,

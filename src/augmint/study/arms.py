@@ -105,10 +105,11 @@ def _faults_of(study: Study, name: str, networks: list[str]) -> list[str]:
     from augmint.methods import build_method
 
     try:
-        generator, shift = study.arm(name).synthetic, study.arm(name).adapt
+        arm = study.arm(name)
     except ValueError as error:
         return [str(error)]
-    found = []
+    generator, shift = arm.synthetic, arm.adapt
+    found = [] if arm.oracle is None else _faults_of_oracle(study, name)
     if shift is not None:
         found += _faults_of_shift(study, shift)
     if generator is not None:
@@ -139,6 +140,21 @@ def _faults_of_shift(study: Study, shift: Adaptation) -> list[str]:
             found.append(f"{shift.method} cannot adapt images; use reference_shift")
     except AugmintError as error:
         found.append(str(error))
+    return found
+
+
+def _faults_of_oracle(study: Study, name: str) -> list[str]:
+    arm, found = study.arm(name), []
+    joined = [k for k in ("synthetic", "adapt", "null") if getattr(arm, k)]
+    if joined:
+        found.append(
+            "an oracle trains on labels of the test and on nothing else; leave out "
+            f"{' and '.join(joined)}"
+        )
+    if name == study.baseline:
+        found.append("an oracle is no baseline: it trains with labels of the test")
+    if not study.tests:
+        found.append("an oracle needs tests of another dataset or domain, and there are none")
     return found
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from augmint.cluster import Crew
 from augmint.progress import Talk
-from augmint.study.plan import Plan, Unit
 from augmint.study.run import Outcome, attempt, blocked
+from augmint.study.units import Plan, Unit
 
 
 def run_by_crew(plan: Plan, folder: Path, crew: Crew, talk: Talk) -> dict[str, Outcome]:

@@ -34,6 +34,11 @@ METHOD = (
     "that have finished in both. p of a failure rate is not below that of a permutation of the "
     "patients' signs, since few patients fail."
 )
+ORACLE = "oracle: trained with labels of the test; no method may do so"
+METHOD_OF_ORACLES = (
+    " An oracle was trained with labels of the test's other patients and none of the training "
+    "dataset, whatever its size; it is no competitor, so its p is not corrected and corrects none."
+)
 METHOD_OF_FOLDS = (
     " Each patient is tested in the one fold that did not train on it; folds are pooled, and the "
     "interval does not speak of other patients to train on."
@@ -168,6 +173,8 @@ def compare_all(
     differences = {_key(row): found for row, found in rows}
     sentences = _conclusions(study, tables, corrected, differences)
     method = METHOD + (METHOD_OF_FOLDS if study.folds else "")
+    if any(study.arm(name).oracle is not None for name in study.arms):
+        method += METHOD_OF_ORACLES
     notes = {table.place: _notes(study, table) for table in tables}
     return Comparisons(tuple(corrected), tuple(split), intervals, sentences, method, notes)
 
@@ -285,13 +292,11 @@ def _key(row: Comparison) -> tuple[Place, str, str, str]:
 
 
 def _after_holm(study: Study, rows: Sequence[Comparison]) -> list[Comparison]:
-    """Holm within the primary endpoints, and within all the rest; null arms stand outside."""
+    """Holm within the primary endpoints, and within all the rest, of the arms that compete."""
     adjusted: dict[tuple[Place, str, str, str], float] = {}
     for primary in (True, False):
         family = [
-            r
-            for r in rows
-            if r.primary == primary and r.p is not None and not study.arm(r.arm).null
+            r for r in rows if r.primary == primary and r.p is not None and study.competes(r.arm)
         ]
         found = holm([r.p for r in family if r.p is not None]) if family else []
         adjusted |= {_key(r): p for r, p in zip(family, found)}
@@ -313,13 +318,12 @@ def _conclusions(
         for arm in table.finished:
             if arm == study.baseline:
                 continue
-            null = study.arm(arm).null
-            name, row = f"{arm} (null)" if null else arm, primary.get((table.place, arm))
+            name, row = called(study, arm), primary.get((table.place, arm))
             if row is None:
                 why = _why_not(table, arm, study)
                 sentences.append(f"{name} was not compared with {study.baseline}: {figure}: {why}.")
                 continue
-            several = not null and family > 1 and row.p_holm is not None
+            several = family > 1 and row.p_holm is not None
             sentence = conclude(
                 differences[_key(row)], arm=name, baseline=row.baseline, figure=figure,
                 p_adjusted=row.p_holm if several else None, family=family if several else 1,
@@ -328,6 +332,14 @@ def _conclusions(
             lacking = left_out(study, table.place, table.kept(arm, study.baseline))
             sentences.append(f"{sentence} {lacking}".strip())
     return tuple(sentences) or ("The primary endpoint was not reached: see what is missing.",)
+
+
+def called(study: Study, name: str) -> str:
+    """An arm by its name, and its role where it is no competitor."""
+    arm = study.arm(name)
+    if arm.oracle is not None:
+        return f"{name} ({ORACLE})"
+    return f"{name} (null)" if arm.null else name
 
 
 def _figure(table: Table, metric: str, label: str) -> str:

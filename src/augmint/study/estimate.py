@@ -13,9 +13,11 @@ from augmint.presets import preset_named
 from augmint.progress import Talk
 from augmint.segment import segmenter_config
 from augmint.study.arms import rules_of
-from augmint.study.plan import Kind, Plan, of_patients, open_part, plan_study
+from augmint.study.parts import of_patients, open_part
+from augmint.study.plan import plan_study
 from augmint.study.run import plan_in_words
 from augmint.study.spec import read_study
+from augmint.study.units import Kind, Plan
 
 # Seconds to read, score and write a case, beside the network's; they are not measured.
 SCORING = 0.2
@@ -44,9 +46,9 @@ def hours_of(plan: Plan, *, device: str, talk: Talk) -> dict[str, Any]:
 
     One unit of each method, settings and gates, and of each network and width, is measured: the one
     with the most patients. Of the others, fits scale with their steps, synthetic cases with their
-    patients and copies, and the search for copies with all their cases. An evaluation counts as a
-    third of a training step for each of its images.
-    Reading a dataset is not counted.
+    patients and copies, and the search for copies with all their cases. A calibration lasts as long
+    as that of the fit that is measured. An evaluation counts as a third of a training step for each
+    of its images. Reading a dataset is not counted.
     """
     minutes = {"generate": 0.0, "train": 0.0, "evaluate": 0.0}
     for units in _alike(plan, "generate", _generator):
@@ -71,7 +73,8 @@ def hours_of(plan: Plan, *, device: str, talk: Talk) -> dict[str, Any]:
 
 
 def _generator(a: Mapping[str, Any]) -> str:
-    return f"{a['method']} {a['settings']} {sorted(a.get('gates', GATES))}"
+    seen = " with images of a test" * bool(a.get("unlabelled"))
+    return f"{a['method']} {a['settings']} {sorted(a.get('gates', GATES))}{seen}"
 
 
 def _segmenter(a: Mapping[str, Any]) -> str:
@@ -104,6 +107,7 @@ def _generations(units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk)
     total = 0.0
     for unit in units:
         total += one["minutes"]["fit"] * (unit["steps"] or steps) / one["steps"]
+        total += one["minutes"].get("calibrate", 0.0)
         total += one["minutes"]["gate"] * (unit["gate_steps"] or gate) / gate
         patients = len(unit["patients"])
         total += one["minutes"]["generate"] * patients * unit["copies"] / cases
@@ -133,18 +137,20 @@ def _trainings(
 def _shifts(
     plan: Plan, units: Sequence[Mapping[str, Any]], *, device: str, talk: Talk
 ) -> tuple[float, float]:
-    """Minutes of all fits, without their calibration, and of the shifts that they are for."""
+    """Minutes of all fits with their calibration, and of the shifts that they are for."""
     a = units[0]
     one = plan_fit(
         open_part(a), None, method=a["method"], settings=a["settings"], preset=a["preset"],
         patients=a["patients"], steps=a["steps"], dims=a["dims"], seed=a["seed"], device=device,
-        talk=talk,
+        talk=talk, unlabelled=a["unlabelled"] is not None,
     )  # fmt: skip
     sizes = preset_named(a["preset"])
     each, usual, batch = sizes.steps, one["minutes"]["fit"] / one["steps"], sizes.batch_size
     if one["dims"] == 3:
         each, batch = sizes.steps_3d, sizes.batch_size_3d
-    fits = sum(usual * (unit["steps"] or each) for unit in units)
+    # It watches as many cases of few patients as of many.
+    calibration = one["minutes"].get("calibrate", 0.0)
+    fits = sum(usual * (unit["steps"] or each) + calibration for unit in units)
     shifts = 0.0
     known: dict[str, tuple[int, int]] = {}
     for unit in plan.units.values():
@@ -153,7 +159,7 @@ def _shifts(
             continue
         method: Any = build_method(fit["method"], {**fit["settings"], **unit.arguments["settings"]})
         images = _images(unit.arguments, known, one["dims"])
-        passes = method.evaluations(1, 1.0, 1) * unit.arguments["repeats"]
+        passes = method.evaluations_of(1, 1.0, 1) * unit.arguments["repeats"]
         shifts += images * passes * usual / batch / 3
     return fits, shifts
 

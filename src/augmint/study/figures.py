@@ -10,9 +10,10 @@ import numpy as np
 
 from augmint.evaluation.bland_altman import BlandAltman, draw_bland_altman
 from augmint.study.compare import Comparisons
-from augmint.study.plan import Plan, open_part
+from augmint.study.parts import open_part
 from augmint.study.results import Table
 from augmint.study.spec import Study
+from augmint.study.units import Plan
 
 BLUE, GREY, ORANGE = "#0072b2", "#888888", "#d55e00"
 ARM_COLOURS = ("#888888", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")

@@ -31,9 +31,9 @@ from augmint.evaluation.statistics import (
 )
 from augmint.study.compare import left_out, measurements_of
 from augmint.study.figures import agreement_plot
-from augmint.study.plan import Plan
 from augmint.study.results import Kept, Place, Table, keep_fits, write_csv
 from augmint.study.spec import Study
+from augmint.study.units import Plan
 
 FUNCTION_METHOD = (
     "Cardiac function: the EF and volumes after each training are compared with the reference by "
@@ -146,7 +146,7 @@ def measure_arms(
         i
         for i, one in enumerate(found)
         if one.difference is not None and one.difference.p is not None
-        and not study.arm(one.arm).null
+        and study.competes(one.arm)
     ]  # fmt: skip
     p = [d.p for i in family if (d := found[i].difference) is not None and d.p is not None]
     for i, value in zip(family, holm(p) if p else []):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from augmint.report import write_json
-from augmint.study.plan import Unit
+from augmint.study.units import Unit
 
 NOT_RECORDED = {"augmint": "not recorded"}
 

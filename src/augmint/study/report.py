@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from augmint.data.layout import listed
 from augmint.evaluation.failure import failure_in_words
 from augmint.evaluation.metrics import POLICY
 from augmint.evaluation.score import MEAN
 from augmint.report import STYLE
 from augmint.staging import write_text
-from augmint.study.compare import Comparison, Comparisons, compare_all
+from augmint.study.compare import Comparison, Comparisons, called, compare_all
 from augmint.study.figures import failure_gallery, forest_plot, learning_curve, paired_plot
 from augmint.study.function import (
     FUNCTION_METHOD,
@@ -26,10 +27,10 @@ from augmint.study.function import (
     measure_arms,
     write_function,
 )
-from augmint.study.plan import Plan
 from augmint.study.record import versions_of
 from augmint.study.results import Place, Table, collect, write_csv
 from augmint.study.spec import Study
+from augmint.study.units import Plan
 
 if TYPE_CHECKING:
     from augmint.study.run import Outcome
@@ -173,10 +174,12 @@ def _arms_table(study: Study) -> list[list[str]]:
             made += f", {arm.adapt.repeats} times" * (arm.adapt.repeats > 1)
             if arm.adapt.unlabelled is not None:
                 made += f", fitted with images of {arm.adapt.unlabelled} too"
-        role = " (baseline)" if name == study.baseline else " (null)" if arm.null else ""
+        if arm.oracle is not None:
+            made += f"; each test's patients in {arm.oracle.folds} folds"
+        role = " (baseline)" if name == study.baseline else ""
         settings = dict(arm.settings)
         settings |= {k: True for k in ("largest_component", "sliding") if getattr(arm, k)}
-        rows.append([name + role, arm.augmentation, made, json.dumps(settings)])
+        rows.append([called(study, name) + role, arm.augmentation, made, json.dumps(settings)])
     return rows
 
 
@@ -185,8 +188,11 @@ def _design(study: Study, plan: Plan) -> str:
     kind = "fold" if study.folds else "random draw"
     draws = len({c.draw for c in plan.cells})
     steps = study.segmenter_steps or f"those of preset {study.preset}"
+    oracles = [name for name in study.arms if study.arm(name).oracle is not None]
+    others = f" but {listed(oracles)}" if oracles else ""
     return (
-        f"Every arm trains on the same {' / '.join(map(str, sizes))} real patients, with the same "
+        f"Every arm{others} trains on the same "
+        f"{' / '.join(map(str, sizes))} real patients, with the same "
         f"network ({', '.join(study.networks)}) and the same number of steps ({steps}); {draws} "
         f"{kind}{'s' * (draws > 1)}, {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}. "
         f"Primary endpoint: {NAMES[study.endpoint.metric]} of {study.endpoint.label} on "

@@ -17,7 +17,7 @@ from augmint.data.layout import listed
 from augmint.evaluation.failure import FAILURE, failure_above, failure_of
 from augmint.evaluation.score import MEAN, ScoreRow, per_patient, read_scores
 from augmint.staging import write_text
-from augmint.study.plan import Cell, Plan
+from augmint.study.units import Cell, Plan
 
 Fit = tuple[int, int]  # number of the draw or fold, and seed
 

@@ -13,15 +13,18 @@ from typing import Any
 
 from augmint.cluster import Crew, check_cpus, crew_at
 from augmint.data.dataset import Dataset, open_dataset
-from augmint.data.splits import without_labels
+from augmint.data.splits import DomainSplit
 from augmint.errors import AugmintError
 from augmint.progress import Talk
 from augmint.report import write_json
 from augmint.staging import write_text
 from augmint.study.arms import rules_of
-from augmint.study.plan import Plan, Unit, of_patients, open_part, plan_study
+from augmint.study.oracle import join_evaluations
+from augmint.study.parts import of_patients, open_part
+from augmint.study.plan import plan_study
 from augmint.study.record import on_record, seconds_of
 from augmint.study.spec import Study, read_study
+from augmint.study.units import Plan, Unit
 
 ALONE = "no synthetic case was accepted: trained on the real cases alone"
 
@@ -221,9 +224,11 @@ def _fit(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None
     from augmint.fit import fit
 
     a = unit.arguments
-    seen = a["unlabelled"]
-    if seen is not None:
-        seen = of_patients(without_labels(open_part(seen)), seen["patients"])
+    seen = None
+    if (foreign := a["unlabelled"]) is not None:
+        source, target = (of_patients(open_part(x), x["patients"]) for x in (a, foreign))
+        # Refuses a patient on both sides, and hands out no label.
+        seen = DomainSplit(target.name, source, target, "adaptation").adaptation_images()
     fit(
         open_part(a), place, method=a["method"], settings=a["settings"], preset=a["preset"],
         patients=a["patients"], steps=a["steps"], dims=a["dims"], unlabelled=seen, seed=a["seed"],
@@ -262,12 +267,21 @@ def _evaluate(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) ->
     )  # fmt: skip
 
 
+def _join(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> None:
+    """The evaluations of an oracle's folds as one."""
+    from augmint.fit import versions
+
+    parts = [folder / f"units/evaluate_{key}" for key in unit.arguments["parts"]]
+    join_evaluations(parts, place, versions(), test=open_part(unit.arguments).name)
+
+
 DOERS: Mapping[str, Callable[[Unit, Path, Path, str, Talk], None]] = {
     "generate": _generate,
     "train": _train,
     "fit": _fit,
     "adapt": _adapt,
     "evaluate": _evaluate,
+    "join": _join,
 }
 
 

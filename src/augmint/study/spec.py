@@ -28,7 +28,7 @@ LabelMap = dict[str, str | None]
 # Fields that came later: where they say nothing, a protocol keeps the hash it had before them.
 LATER = (
     "domains", "label_map", "arms_at_larger_sizes", "allow_same_names", "largest_component",
-    "sliding", "failure_hd", "gates", "rules", "adapt", "protocol",
+    "sliding", "failure_hd", "gates", "rules", "adapt", "protocol", "oracle",
 )  # fmt: skip
 # Fields of a segmenter that a study says in its own words.
 ELSEWHERE = {
@@ -90,6 +90,21 @@ class Adaptation(_Strict):
     unlabelled: str | None = None
 
 
+class Oracle(_Strict):
+    """Training with labels of the test: what no method may do, and the most that one can reach.
+
+    For each test of another dataset or domain its patients are cross-fitted: the segmenter is
+    trained on some of them and segments the others. No image of the training dataset joins, so that
+    all draws and sizes share these trainings; labels that the training dataset does not teach are
+    background, as they are to the other arms.
+
+    Attributes:
+        folds: Parts of the test's patients; each is segmented by what was trained on the others.
+    """
+
+    folds: int = Field(5, ge=2)
+
+
 class Arm(_Strict):
     """One way to train; all arms take the same number of steps on the same real patients.
 
@@ -106,6 +121,8 @@ class Arm(_Strict):
         adapt: How test images are shifted before they are segmented, or None. The training is that
             of the arm it is like, again.
         null: Identical to the arm it is like, under other seeds: what it gains is noise.
+        oracle: Train with labels of the test's other patients instead, or None. It is shown beside
+            the others and takes no part in the correction for several comparisons.
     """
 
     like: str | None = None
@@ -117,6 +134,7 @@ class Arm(_Strict):
     sliding: bool = False
     adapt: Adaptation | None = None
     null: bool = False
+    oracle: Oracle | None = None
 
     @field_validator("settings")
     @classmethod
@@ -324,6 +342,11 @@ class Study(_Strict):
         given = {k: getattr(arm, k) for k in arm.model_fields_set - {"like"}}
         return other.model_copy(update=given)
 
+    def competes(self, name: str) -> bool:
+        """Whether an arm may win: a null arm measures noise, and an oracle does what none may."""
+        arm = self.arm(name)
+        return not arm.null and arm.oracle is None
+
     @property
     def hash(self) -> str:
         """Of the protocol: what was fixed before the test labels were read."""
@@ -346,8 +369,8 @@ def _outspoken(value: Any) -> Any:
 
 
 CALLED: dict[Kind, str] = {
-    Study: "a study", Arm: "an arm", Generator: "synthetic", Adaptation: "adapt", Test: "a test",
-    Endpoint: "the endpoint",
+    Study: "a study", Arm: "an arm", Generator: "synthetic", Adaptation: "adapt",
+    Oracle: "oracle", Test: "a test", Endpoint: "the endpoint",
 }  # fmt: skip
 
 
@@ -378,9 +401,8 @@ def _belongs(kind: Kind, name: str, value: Any) -> str:
             else f"synthetic: {{settings: {pair}}}"
         )
         found.append(f"the method's fields go under {whole}")
-    owners = [
-        c for k, c in CALLED.items() if k not in (Generator, Adaptation) and name in k.model_fields
-    ]
+    inner = (Generator, Adaptation, Oracle)
+    owners = [c for k, c in CALLED.items() if k not in inner and name in k.model_fields]
     if owners and not found:
         found.append(f"{' and '.join(owners)} has such a field")
     return "; ".join(found)
