@@ -425,10 +425,10 @@ class ReferenceShift:
         largest = self._largest(networks)
         if not self.learned:
             return 0, 0
-        walks = self.evaluations(planes, largest, 0) * copies
+        walks = self.evaluations_of(planes, largest, 0) * copies
         if self.strength:
             return walks, walks
-        look = self.evaluations(planes, 0.0, 1)
+        look = self.evaluations_of(planes, 0.0, 1)
         return look, walks + look * (1 + (self.curve != "none"))
 
     def _finished(
