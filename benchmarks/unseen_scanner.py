@@ -25,9 +25,9 @@ from augmint.adapt import adapt
 from augmint.data.dataset import open_dataset
 from augmint.data.splits import draw_patients
 from augmint.fit import describe_device, fit, load_run, resolve_device, versions
-from augmint.methods.reference_shift import TRANSLATORS, Shift
 from augmint.methods.shift_planes import by_patient, denoising_errors
 from augmint.methods.shift_strength import load_calibration
+from augmint.methods.shift_walk import TOWARDS, Shift
 from augmint.progress import Talk
 from augmint.report import sheet, tile
 from results import commit, commits, save
@@ -37,7 +37,7 @@ parser.add_argument("data", type=Path)
 parser.add_argument("--patients", type=int, default=56)
 parser.add_argument("--steps", type=int, default=1500)
 parser.add_argument("--work", type=Path, default=Path("scratch/unseen_scanner"))
-parser.add_argument("--translators", nargs="+", default=[t for t in TRANSLATORS if t != "energy"])
+parser.add_argument("--translators", nargs="+", default=[t for t in TOWARDS if t != "energy"])
 parser.add_argument("--device", default="auto")
 SEED = 0
 # Of the sheets: patients of the target, and planes at these shares of each.

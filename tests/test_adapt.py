@@ -24,9 +24,10 @@ from augmint.diffusion.checkpoint import save_network
 from augmint.diffusion.training import TrainingConfig
 from augmint.fit import load_run, write_run
 from augmint.imaging.style import measure_style
-from augmint.methods.reference_shift import PLAIN, ReferenceShift
+from augmint.methods.reference_shift import ReferenceShift
 from augmint.methods.shift_planes import denoising_errors, on_window
 from augmint.methods.shift_strength import LEVELS, Calibration, save_calibration
+from augmint.methods.shift_walk import PLAIN
 from augmint.prepare import prepare
 from augmint.presets import preset_named
 from augmint.progress import Talk

@@ -114,7 +114,9 @@ def test_parts_that_never_meet(part, never):
 def test_methods_do_not_import_each_other():
     # protocol.py is what they share, __init__.py is their list.
     # The stage of label maps and the strength of a shift are no methods of their own.
-    names = ("", ".protocol", ".label_diffusion", ".shift_planes", ".shift_strength")
+    names = (
+            "", ".protocol", ".label_diffusion", ".shift_planes", ".shift_strength", ".shift_walk",
+        )  # fmt: skip
     common = {f"augmint.methods{name}" for name in names}
     for module, path in MODULES.items():
         if part_of(module) == "methods" and module not in common:

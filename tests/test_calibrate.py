@@ -20,16 +20,16 @@ from augmint.calibrate import (
 from augmint.data.phantoms import make_phantoms
 from augmint.fit import load_run
 from augmint.imaging.working import WorkingGrid
-from augmint.methods import DatasetFacts
-from augmint.methods.reference_shift import PLAIN, TRANSLATORS
+from augmint.methods import DatasetFacts, is_calibrated
+from augmint.methods.reference_shift import ReferenceShift
 from augmint.methods.shift_strength import LEVELS, load_calibration
+from augmint.methods.shift_walk import PLAIN, TOWARDS
 from augmint.presets import PRESETS
 from augmint.progress import Talk
 from augmint.segmentation.networks import Segmenter, SegmenterSpec
 
 QUIET = Talk(quiet=True)
 SETTINGS = {"network": "tiny", "num_steps": 1, "batch_size": 8}
-LEARNED = [t for t in TRANSLATORS if t not in PLAIN]
 
 
 @pytest.fixture(scope="module")
@@ -100,10 +100,10 @@ def test_nobody_who_is_calibrated_on_was_fitted_on(run, seen, source, target):
 
 def test_every_translator_is_measured_at_every_strength(run):
     found = calibration_of(run)
-    assert set(found.movement) == set(TRANSLATORS)
+    assert set(found.movement) == set(TOWARDS)
     for name, rows in found.movement.items():
         assert [float(s) for s in rows] == list(WEIGHTS.get(name, LEVELS))
-    assert set(found.strengths) == set(TRANSLATORS)
+    assert set(found.strengths) == set(TOWARDS)
     for name, strength in found.strengths.items():
         assert strength == found.largest(name, 0.5)
     assert len(found.mean) == len(found.deviation) == len(LEVELS)
@@ -199,7 +199,7 @@ def test_without_unlabelled_images_energy_is_not_offered(source, tmp_path):
         fitted(source, tmp_path / "energy", settings={"translator": "energy"})
     assert not list(tmp_path.iterdir())
     run = fitted(source, tmp_path / "run")
-    assert set(calibration_of(run).movement) == set(TRANSLATORS) - {"energy"}
+    assert set(calibration_of(run).movement) == set(TOWARDS) - {"energy"}
     with pytest.raises(AugmintError, match=r"energy turns away .* --unlabelled TARGET"):
         load_run(run, settings={"translator": "energy", "strength": 0.3}, device="cpu")
 
@@ -306,3 +306,8 @@ def test_evaluations_of_a_calibration_are_those_that_it_makes(source, tmp_path, 
     expected = slices * evaluations_to_calibrate(method, cases, unlabelled=False)
     assert sum(passes) == expected
     assert (expected > 0) == (translator == "sdedit")
+
+
+def test_styles_need_no_calibration():
+    assert not is_calibrated(ReferenceShift(translator="styles"))
+    assert is_calibrated(ReferenceShift(translator="histogram"))

@@ -13,20 +13,18 @@ from augmint.imaging.style import match_histogram, measure_style
 from augmint.imaging.working import WorkingGrid
 from augmint.methods import Samples
 from augmint.methods.reference_shift import (
-    TRANSLATORS,
     ReferenceShift,
-    Shift,
     by_patient,
     condition,
     denoising_errors,
     on_window,
 )
 from augmint.methods.shift_strength import LEVELS, Calibration, source_errors
+from augmint.methods.shift_walk import LEARNED, TOWARDS, TRANSLATORS, Shift
 from test_methods import case_of, facts_of, networks_of
 
 # Source and foreign images have independent pixels of N(mean, STD^2).
 SOURCE_MEAN, FOREIGN_MEAN, STD = -0.2, 0.4, 0.1
-LEARNED = ("sdedit", "ilvr", "inversion", "energy")
 FACTS = facts_of(2)
 BOTH = replace(FACTS, unlabelled=5)  # of a fit that saw images of the other scanner
 
@@ -70,7 +68,7 @@ def calibrated(network, facts=FACTS, *, movement=None):
     mean, deviation, _ = source_errors(errors)
     allowed = {f"{level:g}": 0.0 for level in LEVELS}
     return Calibration(
-        tuple(mean), tuple(deviation), 6.0, {}, movement or dict.fromkeys(TRANSLATORS, allowed),
+        tuple(mean), tuple(deviation), 6.0, {}, movement or dict.fromkeys(TOWARDS, allowed),
         tuple(c.patient_id for c in cases),
         measure_style([on_window(c, facts).image[None] for c in cases]),
     )  # fmt: skip
@@ -620,3 +618,40 @@ def test_evaluations_lie_between_those_that_were_expected(settings, parts):
     least, most = method.expected_evaluations(parts, 2, 3)
     for made in method.adapt(parts, cases, FACTS, seed=0, copies=3):
         assert least <= sum(new.provenance.evaluations for new in made) <= most
+
+
+def styled(cases, *, copies=2, seed=0):
+    """Images of `styles`, which needs no network and no calibration, by case and copy."""
+    method = ReferenceShift(translator="styles", batch_size=4)
+    orders = [(case, copy) for case in cases for copy in range(copies)]
+    return list(method.generate({}, orders, FACTS, seed=seed))
+
+
+def test_styles_are_rising_curves_that_differ_by_patient_and_copy():
+    one = drawn("a", 0.0, seed=1)
+    other = replace(drawn("b", 0.0, seed=1), patient_id="another")
+    made = styled([one, other])
+    window = one.image[:, 4:20, 4:20].flatten()
+    order = window.argsort()
+    for new, case in zip(made, (one, one, other, other)):
+        assert (new.image.flatten()[order].diff() >= 0).all()
+        assert torch.equal(new.mask, on_window(case, FACTS).mask)
+        assert new.provenance.evaluations == 0
+        assert new.provenance.details["translator"] == "styles"
+    images = [new.image for new in made]
+    apart = [float((a - b).abs().mean()) for k, a in enumerate(images) for b in images[:k]]
+    assert min(apart) > 0.01
+    again = styled([one, other])
+    assert all(torch.equal(a.image, b.image) for a, b in zip(made, again))
+
+
+def test_all_images_of_a_patient_have_one_style():
+    grey = torch.linspace(-1, 1, 24).expand(1, 24, 24)
+    cases = [replace(flat(0.0, name, patient="p"), image=grey.clone()) for name in ("ED", "ES")]
+    first, second = styled(cases, copies=1)
+    assert torch.equal(first.image, second.image)
+
+
+def test_styles_are_not_to_adapt_with(parts):
+    with pytest.raises(AugmintError, match="to train on; set another translator"):
+        adapted([drawn("a", FOREIGN_MEAN)], parts, translator="styles")

@@ -18,12 +18,7 @@ from augmint.errors import AugmintError
 from augmint.imaging.style import measure_style
 from augmint.imaging.working import working_plane
 from augmint.methods.protocol import DatasetFacts
-from augmint.methods.reference_shift import (
-    PLAIN,
-    TRANSLATORS,
-    ReferenceShift,
-    Shift,
-)
+from augmint.methods.reference_shift import ReferenceShift
 from augmint.methods.shift_planes import by_patient, denoising_errors, on_window
 from augmint.methods.shift_strength import (
     LEVELS,
@@ -31,6 +26,7 @@ from augmint.methods.shift_strength import (
     save_calibration,
     source_errors,
 )
+from augmint.methods.shift_walk import LEARNED, PLAIN, TOWARDS, Shift
 from augmint.prepare import Prepared
 from augmint.progress import Talk
 from augmint.quality.boundaries import boundary_movement
@@ -142,8 +138,8 @@ def evaluations_to_calibrate(method: ReferenceShift, cases: int, *, unlabelled: 
         return 0
     each = sum(
         replace(method, translator=translator).evaluations_of(1, strength, 0)
-        for translator in TRANSLATORS
-        if translator not in PLAIN and _offered(translator, method, unlabelled)
+        for translator in LEARNED
+        if _offered(translator, method, unlabelled)
         for strength in LEVELS
     )
     watched = len(range(0, cases, _every(cases)))
@@ -167,7 +163,7 @@ def _movement(
     talk: Talk,
 ) -> dict[str, dict[str, float]]:
     """Translator to, for each strength, how far contours move on average, in pixels."""
-    offered = [t for t in TRANSLATORS if _offered(t, method, facts.unlabelled)]
+    offered = [t for t in TOWARDS if _offered(t, method, facts.unlabelled)]
     movement: dict[str, dict[str, float]] = {t: {} for t in offered}
     done = 0
     total = sum(len(WEIGHTS.get(t, LEVELS)) for t in offered)

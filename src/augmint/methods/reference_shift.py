@@ -2,7 +2,8 @@
 
 One network of source images serves four translators, each a walk and a guide of the one sampling
 loop; three more need no network and are what the four must beat. All change what an image looks
-like and leave where things lie, so that a mask, or a reader's eye, still fits.
+like and leave where things lie, so that a mask, or a reader's eye, still fits. An eighth, `styles`,
+gives the source's images many looks to train on.
 
 Source: Wong et al., ICONIP 2025 (reference-guided shift; its abstract alone is public); the
 translators are those of Meng et al., ICLR 2022 (SDEdit), Choi et al., ICCV 2021 (ILVR), Su et al.,
@@ -14,41 +15,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from augmint.case import Case, Provenance
 from augmint.diffusion.networks import NetworkConfig, Size
-from augmint.diffusion.path import add_noise
-from augmint.diffusion.sampling import (
-    Guide,
-    Job,
-    Noise,
-    Solver,
-    ascend,
-    descend,
-    follow_energy,
-    generator_for,
-    low_frequencies,
-    match_low_frequencies,
-    sample,
-    sample_jobs,
-    with_guidance,
-)
+from augmint.diffusion.sampling import Solver, descend
 from augmint.errors import AugmintError
 from augmint.imaging.changes import mean_curve, native_change, same_curve
-from augmint.imaging.style import bezier_towards, match_histogram, swap_amplitude
 from augmint.imaging.warps import WarpRange, random_warp, warp_image, warp_mask
 from augmint.imaging.working import WorkingGrid
-from augmint.methods.protocol import (
-    DatasetFacts,
-    NetworkSpec,
-    Samples,
-    images_at_once,
-    in_groups,
-)
+from augmint.methods.protocol import DatasetFacts, NetworkSpec, Samples, in_groups
 from augmint.methods.shift_planes import (
     FOREIGN,
     SOURCE,
@@ -60,13 +39,19 @@ from augmint.methods.shift_planes import (
     with_planes,
 )
 from augmint.methods.shift_strength import LEVELS, Calibration, Verdict
-from augmint.precision import autocast
+from augmint.methods.shift_walk import (
+    CURVES,
+    LEARNED,
+    PLAIN,
+    STYLES,
+    TRANSLATORS,
+    Curve,
+    Shift,
+    Translator,
+    evaluations_of_walk,
+    shifted_planes,
+)
 
-Translator = Literal["sdedit", "ilvr", "inversion", "energy", "histogram", "fourier", "bezier"]
-Curve = Literal["none", "histogram", "bezier"]
-TRANSLATORS: tuple[Translator, ...] = Translator.__args__  # type: ignore[attr-defined]
-CURVES = {"histogram": match_histogram, "bezier": bezier_towards}
-PLAIN: Mapping[str, Callable[..., Tensor]] = {**CURVES, "fourier": swap_amplitude}
 # How often the mask is hidden from the network while it is fitted: at a new centre nobody has one.
 HIDE_MASK = 0.5
 
@@ -80,7 +65,8 @@ class ReferenceShift:
             low frequencies held to the reference's), `inversion` (integrated up to that level and
             back, upwards as the foreign scanner's where the fit saw unlabelled images of it),
             `energy` (SDEdit that turns away from the foreign scanner; its fit needs such images),
-            or without a network `histogram`, `fourier` or `bezier`.
+            or without a network `histogram`, `fourier` or `bezier`. `styles` bends grey levels by a
+            random rising curve, another for each patient and copy: to train on, not to adapt with.
         curve: What `adapt` does to a foreign patient's grey levels before a network sees them:
             `none`, or the curve of `histogram` or `bezier`. Where that alone makes them look like
             the source's, nothing more is done. Both curves rise, so that no contour of equal
@@ -105,7 +91,6 @@ class ReferenceShift:
     """
 
     keeps_pixels: ClassVar[bool] = True
-    calibrated: ClassVar[bool] = True
     unlabelled_are: ClassVar[str] = (
         "another scanner's than the source's; leave out images of the source without masks"
     )
@@ -149,13 +134,18 @@ class ReferenceShift:
             raise AugmintError(
                 f"reference_shift: curve={self.curve} goes before the walk of a network, and "
                 f"{self.translator} has none; set curve=none, or a translator with a network: "
-                f"{', '.join(t for t in TRANSLATORS if t not in PLAIN)}"
+                f"{', '.join(LEARNED)}"
             )
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the fit has to learn how far images may be shifted."""
+        return self.translator != STYLES
 
     @property
     def learned(self) -> bool:
         """Whether the translator needs the network."""
-        return self.translator not in PLAIN
+        return self.translator in LEARNED
 
     def networks(self, facts: DatasetFacts) -> Mapping[str, NetworkSpec]:
         """A denoiser of source images, told what is known of mask, slice position and scanner."""
@@ -198,7 +188,7 @@ class ReferenceShift:
     ) -> Iterator[Case]:
         """Source-like images of references, masks kept; one for each order, in their order.
 
-        Every image is shifted, by `strength` or as far as contours stay.
+        Every image is shifted, by `strength` or as far as contours stay; by `styles` all the way.
 
         Args:
             networks: {"image": the denoiser, "calibration": of the fit}.
@@ -234,8 +224,13 @@ class ReferenceShift:
             The translations of a case, in the order of the cases.
 
         Raises:
-            AugmintError: if no strength was calibrated or set.
+            AugmintError: if no strength was calibrated or set, or for `styles`.
         """
+        if self.translator == STYLES:
+            raise AugmintError(
+                "reference_shift: styles makes looks that no scanner has, to train on; set another "
+                "translator to adapt with"
+            )
         for group in _whole_patients(cases, self.batch_size):
             windows = [on_window(replace(case, mask=None), facts) for case in group]
             plans = self._plans(networks, windows, facts)
@@ -291,8 +286,8 @@ class ReferenceShift:
 
     def _largest(self, networks: Mapping[str, Any]) -> float:
         """The strength that was set, or else the largest that was calibrated."""
-        if self.strength:
-            return self.strength
+        if self.strength or self.translator == STYLES:
+            return self.strength or 1.0
         calibration: Calibration = networks["calibration"]
         largest = calibration.largest(self.translator, self.movement)
         if not largest:
@@ -316,78 +311,10 @@ class ReferenceShift:
             seed: With the patient and the copy it seeds every draw.
             masks: Show the network the masks of cases that have one.
         """
-        planes: dict[int, Tensor] = {}
-        by_strength: dict[float, list[Job]] = {}
         windows = [on_window(shift.case, facts) for shift in shifts]
-        for number, (shift, window) in enumerate(zip(shifts, windows)):
-            images, given = planes_of(window, facts, SOURCE, masks)
-            if not shift.strength or shift.ready:
-                planes[number] = images
-            elif not self.learned:
-                style = networks["calibration"].style
-                planes[number] = PLAIN[self.translator](images, style, shift.strength)
-            else:
-                key = (seed, shift.case.patient_id, shift.copy)
-                # One noise for all slices of a patient: what it makes of them stays consistent.
-                noise = torch.randn(images.shape[1:], generator=generator_for(*key))
-                jobs = by_strength.setdefault(shift.strength, [])
-                for image, told in zip(images, given):
-                    jobs.append(Job(noise, torch.cat([image, told]), (number, *key)))
-        batch = images_at_once(self.batch_size, facts)
-        made: dict[int, list[Tensor]] = {}
-        for strength, jobs in by_strength.items():
-            run = self._runner(networks, facts, strength)
-            for job, image in sample_jobs(jobs, run, batch_size=batch):
-                made.setdefault(int(str(job.key[0])), []).append(image)
-        for number, (shift, window) in enumerate(zip(shifts, windows)):
-            found = planes.get(number)
-            found = torch.stack(made.pop(number)) if found is None else found
-            yield self._finished(shift, window, found, facts, seed)
-
-    def _runner(
-        self, networks: Mapping[str, Any], facts: DatasetFacts, strength: float
-    ) -> Callable[[Sequence[Job]], Tensor]:
-        """What translates a full batch of planes."""
-        network = networks["image"]
-        device = next(network.parameters()).device
-        walk = descend(self.num_steps, start=strength, solver=self.solver)
-
-        def run(jobs: Sequence[Job]) -> Tensor:
-            noise = torch.stack([j.noise for j in jobs]).to(device)
-            given = torch.stack([j.given for j in jobs]).to(device)
-            reference, told = given[:, : facts.channels], given[:, facts.channels :]
-            foreign = told.clone()
-            foreign[:, -1] = FOREIGN
-            fresh = Noise([generator_for(*j.key[1:], "guide") for j in jobs])
-            scale = 1 + self.repulsion if self.translator == "energy" else 1.0
-            denoise = with_guidance(network, told, scale=scale, null=foreign)
-            with autocast(device, "auto"):
-                if self.translator == "inversion":
-                    up = ascend(self.num_steps, stop=strength, solver=self.solver)
-                    # What the network was never shown it takes for unknown.
-                    below = with_guidance(network, foreign if facts.unlabelled else 0 * told)
-                    x = sample(lambda x, t: below(x, t).float(), reference, up)
-                else:
-                    start = torch.full((len(jobs),), strength, device=device)
-                    x = add_noise(reference, noise, start)
-                guides = self._guides(reference, noise, fresh)
-                x = sample(lambda x, t: denoise(x, t).float(), x, walk, guides=guides)
-            return x.clamp(-1, 1)
-
-        return run
-
-    def _guides(self, reference: Tensor, noise: Tensor, fresh: Noise) -> list[Guide]:
-        if self.translator == "ilvr":
-            return [match_low_frequencies(reference, self.factor, fresh)]
-        if self.translator == "energy" and self.attraction:
-
-            def gradient(x: Tensor, t: float) -> Tensor:
-                level = torch.full((len(x),), t, device=x.device)
-                held = add_noise(reference, noise, level)
-                return low_frequencies(x - held, self.factor)
-
-            return [follow_energy(gradient, self.attraction)]
-        return []
+        made = shifted_planes(self, networks, shifts, windows, facts, seed=seed, masks=masks)
+        for shift, window, planes in zip(shifts, windows, made):
+            yield self._finished(shift, window, planes, facts, seed)
 
     @property
     def evaluations(self) -> int:
@@ -402,12 +329,7 @@ class ReferenceShift:
             strength: That it was shifted by; 0 for not at all.
             looks: How often its denoising errors were measured.
         """
-        walk = descend(self.num_steps, start=strength or 1.0, solver=self.solver).evaluations
-        if self.translator == "inversion":
-            walk += ascend(self.num_steps, stop=strength or 1.0, solver=self.solver).evaluations
-        if self.translator == "energy" and self.repulsion:
-            walk *= 2
-        return planes * (walk * bool(strength and self.learned) + len(LEVELS) * looks)
+        return planes * (evaluations_of_walk(self, strength) + len(LEVELS) * looks)
 
     def expected_evaluations(
         self, networks: Mapping[str, Any], planes: int, copies: int
@@ -472,7 +394,7 @@ class ReferenceShift:
         before = grid.to_working(replace(source, mask=None), shape=grid.window).image
         if torch.equal(before, new.image):
             image = source.image
-        elif not self.learned and self.translator in CURVES:
+        elif self.translator in (*CURVES, STYLES):
             image = torch.stack(
                 [same_curve(b, n, i) for b, n, i in zip(before, new.image, source.image)]
             )
@@ -485,36 +407,6 @@ class ReferenceShift:
             change = native_change(new.image - inside, source.grid, grid)
             image = (whole + change).clamp(-1, 1)
         return replace(new, image=image, mask=source.mask, grid=source.grid, frame=None)
-
-
-@dataclass(frozen=True)
-class Shift:
-    """A case to shift.
-
-    Attributes:
-        case: On the canvas, or on the window.
-        copy: Number of the translation.
-        strength: How far; 0 leaves the case as it is here.
-        errors: Denoising errors that said so, of the image as it was stored.
-        curve: What was done to its grey levels before.
-        looks: How often the network was asked for its errors.
-        verdict: On its patient, where the network was asked.
-        ready: It is shifted already.
-    """
-
-    case: Case
-    copy: int
-    strength: float
-    errors: tuple[float, ...] = ()
-    curve: str = ""
-    looks: int = 0
-    verdict: Verdict | None = None
-    ready: bool = False
-
-    @property
-    def random(self) -> bool:
-        """Whether another copy would be another image."""
-        return bool(self.strength) and not self.ready
 
 
 def _together(
