@@ -511,3 +511,36 @@ def test_generators_of_quality_and_gain_differ_in_steps_and_evaluations(tmp_path
     # Patients are left whom no generator saw, to judge with.
     seen = {p for u in plan.units.values() if u.kind == "generate" for p in u.arguments["patients"]}
     assert set(parts["train"]) - seen
+
+
+@pytest.mark.parametrize(
+    ("file", "target"),
+    [
+        ("acdc_sunnybrook", "Dataset060_Sunnybrook"),
+        ("acdc_sunnybrook_3d", "Sunnybrook_volumes"),
+        ("sunnybrook_acdc", "Dataset060_Sunnybrook"),
+    ],
+)
+def test_shifts_of_one_source_share_a_fit_and_see_no_label(tmp_path: Path, file, target):
+    names = [f"patient{i:03d}" for i in range(1, 27)]
+    labels = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
+    short_axis(tmp_path / "Dataset027_ACDC", names, ("frame01", "frame09"), labels)
+    other = [f"SC-HF-I-{i:02d}" for i in range(1, 17)]
+    short_axis(tmp_path / target, other, ("0048",), labels)
+    parts = {
+        "Dataset027_ACDC": {"train": names[:20], "test": names[20:]},
+        "Dataset060_Sunnybrook": {"train": other[:10], "test": other[10:]},
+    }
+    write(tmp_path / "splits.json", json.dumps(parts))
+    study = read_study(STUDIES.parent / "shift" / f"{file}.yaml")
+    plan = plan_study(study, tmp_path)
+    fits = [u for u in plan.units.values() if u.kind == "fit"]
+    # One for each size, and one more where unlabelled images of the other scanner join.
+    alone = [u for u in fits if u.arguments["unlabelled"] is None]
+    sizes = len(study.sizes or ["all"])
+    assert len(alone) == sizes
+    # Volumes are shifted slice by slice.
+    assert {u.arguments["dims"] for u in fits} == ({2} if file.endswith("3d") else {None})
+    shifted = [u for u in plan.units.values() if u.kind == "adapt"]
+    shifting = [n for n in study.arms if study.arm(n).adapt is not None]
+    assert len(shifted) == len(shifting) * sizes * len(study.tests)

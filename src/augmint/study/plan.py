@@ -216,8 +216,8 @@ def _shift(
     foreign = None if shift.unlabelled is None else seen[shift.unlabelled].arguments
     facts = {
         **source.arguments, "patients": list(draw.train), "method": shift.method,
-        "settings": fixed, "steps": shift.steps, "preset": study.preset, "dims": study.dims,
-        "unlabelled": foreign, "seed": number,
+        "settings": fixed, "steps": shift.steps, "preset": study.preset,
+        "dims": shift.dims or study.dims, "unlabelled": foreign, "seed": number,
     }  # fmt: skip
     fitted = add(Unit("fit", facts, title=f"{shift.method}, {where}"))
     arguments = {

@@ -78,6 +78,8 @@ class Adaptation(_Strict):
         method: A name in `METHODS`, or `module:Class`, of a method that adapts.
         settings: Fields of the method.
         steps: Optimiser steps of its networks, instead of the preset's.
+        dims: 2 or 3, instead of the study's: a 2-D network shifts volumes slice by slice, all of a
+            patient alike.
         repeats: Translations of each image; the probabilities of all of them and, where there are
             several, of the image as it was are averaged.
         unlabelled: Name of a test whose images join the fit without their labels.
@@ -86,6 +88,7 @@ class Adaptation(_Strict):
     method: str = "reference_shift"
     settings: dict[str, Any] = Field(default_factory=dict)
     steps: int | None = Field(None, ge=1)
+    dims: Literal[2, 3] | None = None
     repeats: int = Field(1, ge=1)
     unlabelled: str | None = None
 
