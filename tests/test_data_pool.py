@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from augmint.case import Case, Grid, IntensityMap
+from augmint.case import Case, Grid, IntensityMap, Provenance
 from augmint.data.pool import build_pool, slice_position
 from augmint.errors import AugmintError
 from augmint.imaging.working import WorkingGrid
@@ -48,6 +48,17 @@ def test_volumes_stay_whole_under_a_grid_for_volumes():
     assert pool.images.shape == (1, 1, 8, 8, 8)
     assert pool.case_ids == ("v",)
     assert pool.positions.tolist() == [0]
+
+
+def test_a_synthetic_slice_knows_the_real_slice_that_it_was_made_from():
+    real = case_of((16, 16, 3), "b", "p2", (1.0, 1.0, 5.0))
+    made = replace(real, case_id="b__s0_c1", provenance=Provenance("b", "reference_shift"))
+    pool = build_pool([real, made], FLAT)
+    assert pool.case_ids[3:] == ("b__s0_c1#z000", "b__s0_c1#z001", "b__s0_c1#z002")
+    assert pool.source_ids[3:] == pool.source_ids[:3] == pool.case_ids[:3]
+    assert pool.crop((8, 8)).select(["p2"]).source_ids == pool.source_ids
+    frame = replace(case_of((16, 16), "f"), case_id="f__s0_c0", provenance=Provenance("f", "m"))
+    assert build_pool([frame], FLAT).source_ids == ("f",)
 
 
 def test_unlabelled_samples_are_marked():

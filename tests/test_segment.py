@@ -113,6 +113,33 @@ def test_wrong_requests_write_nothing(cohort: Path, tmp_path: Path, arguments, m
     assert list(tmp_path.iterdir()) == []
 
 
+def test_images_made_on_the_masks_of_real_ones_are_mixed_with_them(cohort: Path, tmp_path: Path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("augmint.quality.agreement"), "threshold", lambda dices: 0.0)
+        styled = augment(
+            cohort, tmp_path / "styled", method="reference_shift",
+            settings={"translator": "styles"}, copies=1, **SMALL,
+        )  # fmt: skip
+    said: list[str] = []
+    talk = Talk(quiet=True)
+    talk.say = said.append  # type: ignore[method-assign]
+    mixed = {"mix": "logit", "mix_lambda": 0.6, "patch": 8}
+    run = segment(styled, tmp_path / "run", settings=mixed, **{**SMALL, "talk": talk})
+    assert read(run / "run.json")["counts"]["synthetic"] == 6
+    assert any(line.startswith("0 of 24 real samples have no synthetic one") for line in said)
+    # A subset of the patients takes its own synthetic cases alone, so that all have partners.
+    segment(styled, tmp_path / "fewer", patients=2, settings=mixed, **SMALL)
+
+
+def test_what_cannot_be_mixed_is_told(cohort: Path, made: Path, tmp_path: Path):
+    for synthetic, message in ((None, "mixing needs synthetic cases"), (made, "another mask")):
+        with pytest.raises(AugmintError, match=message):
+            segment(cohort, tmp_path / "run", synthetic, settings={"mix": "image"}, **SMALL)
+    control = {"mix": "logit", "mix_with": "augmented"}
+    run = segment(cohort, tmp_path / "control", settings=control, **SMALL)
+    assert read(run / "run.json")["request"]["mix_with"] == "augmented"
+
+
 def test_held_back_patients_and_validation_exclude_each_other(made: Path, tmp_path: Path):
     with pytest.raises(AugmintError, match="--validation"):
         segment(made, tmp_path / "run", validation=1, **SMALL)

@@ -7,10 +7,9 @@ import torch
 from augmint.errors import AugmintError
 from augmint.segmentation.checkpoint import load_segmenter
 from augmint.segmentation.predict import predict_mask
+from augmint.segmentation.samples import Stock, draw_samples
 from augmint.segmentation.training import (
     SegmenterConfig,
-    _draw,
-    _Pool,
     fit_segmenter,
     learning_rate,
     step_generator,
@@ -245,17 +244,19 @@ def test_fitting_leaves_the_global_generator_alone():
 def test_synthetic_probability_is_the_share_of_synthetic_samples(probability):
     real, synthetic = toy(2), toy(3)
     pools = [
-        _Pool(replace(real, images=torch.zeros_like(real.images)), 3, "cpu"),
-        _Pool(replace(synthetic, images=torch.ones_like(synthetic.images)), 3, "cpu"),
+        Stock(replace(real, images=torch.zeros_like(real.images)), 3, "cpu"),
+        Stock(replace(synthetic, images=torch.ones_like(synthetic.images)), 3, "cpu"),
     ]
-    config = replace(TINY, batch_size=50, synthetic_probability=probability)
-    means = [float(_draw(pools, config, step_generator(0, s))[0].mean()) for s in range(40)]
+    means = [
+        float(draw_samples(pools, 50, probability, step_generator(0, s))[0][0].mean())
+        for s in range(40)
+    ]
     assert sum(means) / len(means) == pytest.approx(probability, abs=0.03)
 
 
 def test_without_synthetic_samples_all_are_real():
     data = toy(4)
-    image, mask, known = _draw([_Pool(data, 3, "cpu")], TINY, step_generator(0, 0))
+    (image,), mask, known = draw_samples([Stock(data, 3, "cpu")], 2, 0.5, step_generator(0, 0))
     assert image.shape == (2, 1, 32, 32)
     assert mask.shape == (2, 32, 32)
     assert bool(known.all())

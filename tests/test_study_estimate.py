@@ -130,6 +130,23 @@ def test_a_measured_study_takes_time(file):
     assert sorted(file.parent.rglob("*")) == before
 
 
+def test_arms_of_two_passes_are_measured_apart(file):
+    """Their synthetic cases do not exist yet; real ones stand for them."""
+    mixed = file.with_name("mixed.yaml")
+    mixed.write_text(
+        STUDY.replace(
+            "  long:", "  control: {settings: {mix: loss, mix_with: augmented}}\n  long:"
+        ).replace("  many:\n", "  many:\n    settings: {mix: logit}\n")
+    )
+    said: list[str] = []
+    talk = Talk(quiet=True)
+    talk.say = said.append  # type: ignore[method-assign]
+    found = estimate_study(mixed, device="cpu", talk=talk)
+    assert found["hours"]["train"] > 0
+    # unet at its width, twice as wide, and with two passes.
+    assert said.count("measuring a few steps of unet") == 3
+
+
 def test_rules_of_an_arm_are_asked_of_its_plan(file, monkeypatch):
     (file.parent / "own.yaml").write_text("rules:\n  - area: {of: LV}\n")
     ruled = file.with_name("ruled.yaml")

@@ -6,8 +6,9 @@ from importlib import import_module
 
 import pytest
 
-from augmint.study.report import write_study_report
+from augmint.study.report import _synthetic_share, write_study_report
 from augmint.study.run import Outcome
+from augmint.study.spec import Arm, Generator
 from scored_studies import planned, score, study_of
 
 
@@ -85,6 +86,15 @@ def test_pictures_stand_where_fits_and_arms_are_missing(tmp_path):
     assert (tmp_path / "figures" / "patients_2_unet.png").exists()
     assert any("no fit of null has finished" in c for c in conclusions)
     assert "null: no fit has finished." in text
+
+
+def test_the_synthetic_share_is_told_of_what_is_mixed():
+    made = Generator(method="reference_shift")
+    told = [
+        _synthetic_share(Arm(synthetic=made, synthetic_probability=0.4, settings=settings))
+        for settings in ({}, {"mix": "image"}, {"mix": "loss"}, {"mix": "logit", "mix_lambda": 0.8})
+    ]
+    assert told == ["40% of samples", "40% of patches", "40% of the loss", "20% of patches"]
 
 
 def test_nothing_finished_is_said(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -187,6 +188,28 @@ def test_a_draw_without_any_accepted_case_still_counts(base: Path, tmp_path: Pat
     later = json.loads((out / "outcomes.json").read_text())
     assert [o["message"] for o in later] == [o["message"] for o in outcomes]
     assert "4 unit(s) went unlike planned" in (out / "report.md").read_text()
+
+
+def test_without_any_accepted_case_nothing_is_mixed(base: Path, tmp_path: Path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner, "_accepted", lambda made: [])
+    monkeypatch.setattr(
+        import_module("augmint.segment"),
+        "segment",
+        lambda data, out, made, *, settings, **rest: asked.append((made, settings)),
+    )
+    plan = plan_study(read_study(base / "study.yaml"), base)
+    units = [u for u in plan.units.values() if u.kind == "train"]
+    for unit in units:
+        settings = {**unit.arguments["settings"], "mix": "image"}
+        mixed = replace(unit, arguments={**unit.arguments, "settings": settings})
+        runner._train(mixed, tmp_path, tmp_path / "run", "cpu", Talk(quiet=True))
+    alone = [u.arguments["synthetic"] and not u.arguments["unfiltered"] for u in units]
+    assert [made is None and "mix" not in settings for made, settings in asked] == [
+        bool(a) for a in alone
+    ]
+    assert any(alone)
+    assert not all(alone)
 
 
 def test_processors_of_a_cluster_need_a_cluster(base: Path, tmp_path: Path):

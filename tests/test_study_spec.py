@@ -113,6 +113,14 @@ def test_the_protocol_has_a_hash_that_changes_with_it(tmp_path):
             "there is one size only; leave it out, or give more sizes",
         ),
         ("stack: {}", "stack: {settings: {lrate: 1}}", 10, "field arms.stack: .*no field 'lrate'"),
+        ("stack: {}", "stack: {settings: {mix: pixels}}", 10, "field mix cannot be 'pixels'"),
+        ("stack: {}", "stack: {settings: {mix: image}}", 10, "mixing needs synthetic cases"),
+        (
+            "  ours:",
+            "  ours:\n    settings: {mix: logit, mix_with: augmented}",
+            12,
+            "field arms.ours: mix_with augmented .* leave synthetic out",
+        ),
         ("stack: {}", "stack: {largest_component: 2}", 10, "largest_component: .*boolean"),
         (
             "seeds: [0, 1]",

@@ -368,11 +368,13 @@ def _calibration(
 def _measure_segmenter(
     config: SegmenterConfig, pool: Pool, grid: WorkingGrid, num_classes: int, device: torch.device
 ) -> float:
-    """The seconds of one step."""
+    """The seconds of one step; a real sample stands for the synthetic one that it is mixed with."""
     stamps: list[float] = []
+    window = pool.crop(grid.window)
     fit_segmenter(
         replace(config, steps=MEASURED_STEPS + 1),
-        pool.crop(grid.window),
+        window,
+        window if config.needs_synthetic else None,
         num_classes=num_classes,
         spacing=grid.spacing_mm,
         device=device,

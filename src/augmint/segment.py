@@ -22,8 +22,10 @@ from augmint.progress import Talk
 from augmint.report import write_json
 from augmint.roles import assign_roles
 from augmint.segmentation.checkpoint import load_segmenter, save_segmenter
+from augmint.segmentation.mixing import partners
 from augmint.segmentation.networks import Segmenter
-from augmint.segmentation.training import SegmenterConfig, fit_segmenter
+from augmint.segmentation.samples import NO_SYNTHETIC
+from augmint.segmentation.training import SegmenterConfig, check_config, fit_segmenter
 from augmint.staging import output_folder, write_text
 
 SCHEMA_VERSION = 1
@@ -98,7 +100,8 @@ def segment(
         "network": network, "width": width, "steps": steps, "augmentation": augmentation,
         "synthetic_probability": synthetic_probability, **(settings or {}),
     }  # fmt: skip
-    segmenter_config(sizes, 2, seed, chosen)
+    if segmenter_config(sizes, 2, seed, chosen).needs_synthetic and roles.synthetic is None:
+        raise AugmintError(NO_SYNTHETIC)
     request = dict(
         command="segment", data=str(real.root.resolve()),
         synthetic=extra and str(extra.root.resolve()),
@@ -113,11 +116,16 @@ def segment(
         prepared = prepare(roles.real, sizes, dims=dims, talk=talk)
         grid = prepared.facts.grid
         config = segmenter_config(sizes, grid.dims, seed, chosen)
+        own = prepared.pool.crop(grid.window)
+        made = _pool(roles.synthetic, grid, "reading synthetic cases", talk)
+        if config.needs_synthetic:
+            alone = sum(not found for found in partners(own, made))
+            talk.say(f"{alone} of {len(own)} real samples have no synthetic one to be mixed with")
         with talk.bar("train", config.steps) as update:
             trained = fit_segmenter(
                 config,
-                prepared.pool.crop(grid.window),
-                _pool(roles.synthetic, grid, "reading synthetic cases", talk),
+                own,
+                made,
                 num_classes=prepared.facts.num_classes,
                 validation=_pool(roles.validation, grid, "reading validation cases", talk),
                 spacing=grid.spacing_mm,
@@ -202,6 +210,7 @@ def segmenter_config(
             f"segmenter: field {'.'.join(map(str, first['loc']))} cannot be {first['input']!r}: "
             f"{first['msg']}"
         ) from error
+    check_config(config)
     named_augmentation(config.augmentation)
     if config.network not in SEGMENTERS:
         raise AugmintError(

@@ -24,6 +24,8 @@ class Pool:
         annotated: Per sample, the classes an annotator looked for.
         case_ids: Per sample, the case (with `#z003` for slices).
         patient_ids: Per sample.
+        source_ids: Per sample, the one that a synthetic sample was made from (with its slice); its
+            own name by default, as of a real one.
     """
 
     images: Tensor
@@ -32,6 +34,11 @@ class Pool:
     annotated: tuple[frozenset[int], ...]
     case_ids: tuple[str, ...]
     patient_ids: tuple[str, ...]
+    source_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.source_ids:
+            object.__setattr__(self, "source_ids", self.case_ids)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -53,6 +60,7 @@ class Pool:
             tuple(self.annotated[i] for i in index),
             tuple(self.case_ids[i] for i in index),
             tuple(self.patient_ids[i] for i in index),
+            tuple(self.source_ids[i] for i in index),
         )
 
 
@@ -68,6 +76,7 @@ def build_pool(cases: Iterable[Case], grid: WorkingGrid) -> Pool:
     annotated: list[frozenset[int]] = []
     case_ids: list[str] = []
     patient_ids: list[str] = []
+    source_ids: list[str] = []
     for case in cases:
         working = grid.to_working(case)
         if images and working.image.shape[0] != images[0].shape[0]:
@@ -75,6 +84,7 @@ def build_pool(cases: Iterable[Case], grid: WorkingGrid) -> Pool:
                 f"case {case.case_id!r} has {working.image.shape[0]} channel(s), "
                 f"{case_ids[0]!r} has {images[0].shape[0]}; store all cases with the same channels"
             )
+        source = case.case_id if case.provenance is None else case.provenance.source_case
         parts = list(working.slices()) if grid.dims == 2 else [working]
         for z, part in enumerate(parts):
             images.append(part.image.half())
@@ -84,6 +94,7 @@ def build_pool(cases: Iterable[Case], grid: WorkingGrid) -> Pool:
             annotated.append(case.annotated)
             case_ids.append(part.case_id)
             patient_ids.append(case.patient_id)
+            source_ids.append(source + part.case_id.removeprefix(case.case_id))
     if not images:
         raise AugmintError("a fit needs at least one case; none was selected")
     return Pool(
@@ -93,6 +104,7 @@ def build_pool(cases: Iterable[Case], grid: WorkingGrid) -> Pool:
         tuple(annotated),
         tuple(case_ids),
         tuple(patient_ids),
+        tuple(source_ids),
     )
 
 

@@ -205,8 +205,35 @@ def augment(
     Returns:
         Image in [-1.5, 1.5] and mask; what comes in from outside is black and background.
     """
-    draw = Draw(generator, image)
-    image, mask = _move(image.clone(), mask.clone(), augmentation, draw, spacing)
+    (image,), mask = augment_views((image,), mask, augmentation, generator, spacing=spacing)
+    return image, mask
+
+
+def augment_views(
+    views: Sequence[Tensor],
+    mask: Tensor,
+    augmentation: Augmentation,
+    generator: Generator,
+    *,
+    spacing: Sequence[float] | None = None,
+) -> tuple[list[Tensor], Tensor]:
+    """`augment` for several images of each sample, all on its mask.
+
+    Geometry changes alike in all views, intensities in each view by a draw of its own.
+    """
+    draw, channels = Draw(generator, mask), views[0].shape[1]
+    together, mask = _move(torch.cat(tuple(views), 1), mask.clone(), augmentation, draw, spacing)
+    together = torch.cat([_tinted(v, augmentation, draw) for v in together.split(channels, 1)], 1)
+    for axis in range(1, mask.ndim):
+        chosen = draw.chosen(augmentation.mirror_p)
+        if len(chosen):
+            together[chosen] = together[chosen].flip(axis + 1)
+            mask[chosen] = mask[chosen].flip(axis)
+    return list(together.clamp_(-1.5, 1.5).split(channels, 1)), mask
+
+
+def _tinted(image: Tensor, augmentation: Augmentation, draw: Draw) -> Tensor:
+    """The image, changed in place, with the steps that leave geometry alone."""
     a = augmentation
     for p, change, extent in (
         (a.sharpness_p, transforms.sharpness, a.sharpness),
@@ -223,12 +250,7 @@ def augment(
         chosen = draw.chosen(p)
         if len(chosen):
             image[chosen] = change(image[chosen], extent, draw)
-    for axis in range(1, mask.ndim):
-        chosen = draw.chosen(a.mirror_p)
-        if len(chosen):
-            image[chosen] = image[chosen].flip(axis + 1)
-            mask[chosen] = mask[chosen].flip(axis)
-    return image.clamp_(-1.5, 1.5), mask
+    return image
 
 
 def _move(

@@ -12,45 +12,27 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from augmint.errors import AugmintError
 from augmint.precision import Precision, autocast
-from augmint.segmentation.augmentation import augment, named_augmentation
+from augmint.segmentation.augmentation import augment_views, named_augmentation
 from augmint.segmentation.checkpoint import (
     load_segmenter,
     restore_optimizer,
     save_segmenter,
 )
-from augmint.segmentation.loss import annotated_classes, dice_ce
+from augmint.segmentation.loss import annotated_classes
+from augmint.segmentation.mixing import Mix, Mixing, MixWith, mixed_loss, partners
 from augmint.segmentation.networks import Segmenter, build_segmenter
 from augmint.segmentation.predict import predict_mask
 from augmint.segmentation.randomisation import randomise_some
+from augmint.segmentation.samples import Samples, Stock, check_samples, draw_pairs, draw_samples
 from augmint.staging import forget_steps
 from augmint.weights import folder_exists
-
-
-class Samples(Protocol):
-    """What a fit draws from: N samples on one working grid.
-
-    Attributes:
-        images: (N, C, *spatial) in [-1, 1].
-        masks: (N, *spatial) class index.
-        annotated: Per sample, the classes an annotator looked for.
-        patient_ids: Per sample.
-    """
-
-    @property
-    def images(self) -> Tensor: ...  # noqa: D102
-    @property
-    def masks(self) -> Tensor: ...  # noqa: D102
-    @property
-    def annotated(self) -> Sequence[frozenset[int]]: ...  # noqa: D102
-    @property
-    def patient_ids(self) -> Sequence[str]: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -70,6 +52,15 @@ class SegmenterConfig:
         synthetic_probability: Chance of each sample to be synthetic, where there are any.
         randomisation_probability: Chance of each sample to lend its mask alone: its image is drawn
             anew, see `randomise`.
+        mix: `sample`: each sample is real or synthetic. Otherwise each is real, and mixed with a
+            synthetic one on the same mask: `image` mixes patches of the images, `logit` those of
+            the logits of two forward passes, `loss` averages the losses of two passes. A real
+            sample without a synthetic one is mixed with itself.
+        mix_lambda: The share of real samples or patches, or the weight of the real one's loss; None
+            for 1 - synthetic_probability.
+        patch: Side of a patch in pixels of the working grid.
+        mix_with: `synthetic`, or `augmented` to mix each real sample with itself under other
+            changes of intensity, at the same cost: synthetic ones are not drawn then.
         precision: `bf16`, `fp32`, or `auto`, see `autocast`.
         seed: Of weights, draws and augmentation.
         validate_every: Steps between validations.
@@ -93,6 +84,26 @@ class SegmenterConfig:
     patience: int | None = None
     save_every: int = 200
     randomisation_probability: float = 0.0
+    mix: Mix = "sample"
+    mix_lambda: float | None = None
+    patch: int = 16
+    mix_with: MixWith = "synthetic"
+
+    @property
+    def synthetic_share(self) -> float:
+        """The share of samples, patches or weight that is not real."""
+        return self.synthetic_probability if self.mix_lambda is None else 1 - self.mix_lambda
+
+    @property
+    def mixing(self) -> Mixing | None:
+        """How two views become one loss; None where each sample has one view."""
+        mixing = Mixing(self.mix, 1 - self.synthetic_share, self.patch)
+        return None if self.mix == "sample" else mixing
+
+    @property
+    def needs_synthetic(self) -> bool:
+        """Whether nothing can be fitted without synthetic samples."""
+        return self.mix != "sample" and self.mix_with == "synthetic"
 
 
 def fit_segmenter(
@@ -124,33 +135,39 @@ def fit_segmenter(
         resume: Go on from `folder`'s last checkpoint, if there is one.
 
     Raises:
-        AugmintError: for unusable samples, or a checkpoint of another configuration.
+        AugmintError: for unusable samples, samples that cannot be mixed, or a checkpoint of another
+            configuration.
     """
-    _check(config, real, synthetic, validation, num_classes)
+    check_config(config)
+    needed = config.needs_synthetic
+    check_samples(real, synthetic, validation, num_classes, needs_synthetic=needed)
+    draw = _drawer(config, real, synthetic, num_classes, device)
     fit = _start(config, real, num_classes, folder, device, resume)
-    pools = [_Pool(real, num_classes, device)]
-    if synthetic is not None:
-        pools.append(_Pool(synthetic, num_classes, device))
     augmentation = named_augmentation(config.augmentation)
     network, optimizer = fit.network, fit.optimizer
     network.train()
+
+    def forward(image: Tensor) -> Tensor:
+        if image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
+        with autocast(device, config.precision):
+            logits: Tensor = network(image)
+        return logits.float()
+
     for step in range(fit.step, config.steps):
         if fit.exhausted(config):
             break
         generator = step_generator(config.seed, step)
-        image, mask, known = _draw(pools, config, generator)
-        image, mask = randomise_some(
-            image, mask, config.randomisation_probability, generator, spacing=spacing
+        views, mask, known = draw(generator)
+        # Two views are never randomised: `check_config`.
+        views[0], mask = randomise_some(
+            views[0], mask, config.randomisation_probability, generator, spacing=spacing
         )
-        image, mask = augment(image, mask, augmentation, generator, spacing=spacing)
-        if image.ndim == 4:
-            image = image.contiguous(memory_format=torch.channels_last)
+        views, mask = augment_views(views, mask, augmentation, generator, spacing=spacing)
         rate = learning_rate(config, step)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with autocast(device, config.precision):
-            logits = network(image)
-        loss = dice_ce(logits.float(), mask, known)
+        loss = mixed_loss(forward, views, mask, known, config.mixing, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), config.clip)
@@ -162,7 +179,7 @@ def fit_segmenter(
     return fit.finish(config)
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
+def step_generator(seed: int, step: int) -> Generator:
     """The generator of one step: independent of all others, known without running them."""
     digest = hashlib.sha256(f"segmenter {seed} {step}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
@@ -176,64 +193,50 @@ def learning_rate(config: SegmenterConfig, step: int) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-class _Pool:
-    """Samples on the device, with the annotated classes as a table."""
+def check_config(config: SegmenterConfig) -> None:
+    """Refuse values that no fit can have, as far as can be told without samples.
 
-    def __init__(self, samples: Samples, num_classes: int, device: torch.device | str) -> None:
-        self.images = samples.images.to(device)
-        self.masks = samples.masks.to(device)
-        self.known = annotated_classes(samples.annotated, num_classes).to(device)
-
-    def take(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        index = index.to(self.images.device)
-        return self.images[index].float(), self.masks[index].long(), self.known[index]
-
-
-def _draw(
-    pools: Sequence[_Pool], config: SegmenterConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A batch: each sample's pool first, then its place in the pool."""
-    synthetic = torch.rand(config.batch_size, generator=generator) < config.synthetic_probability
-    places = torch.rand(config.batch_size, dtype=torch.float64, generator=generator)
-    parts = []
-    for kind, pool in enumerate(pools):
-        chosen = places[synthetic == bool(kind)] if len(pools) > 1 else places
-        parts.append(pool.take((chosen * len(pool.images)).long()))
-    image, mask, known = (torch.cat(tensors) for tensors in zip(*parts))
-    return image, mask, known
-
-
-def _check(
-    config: SegmenterConfig,
-    real: Samples,
-    synthetic: Samples | None,
-    validation: Samples | None,
-    num_classes: int,
-) -> None:
-    for name in ("synthetic_probability", "randomisation_probability"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise AugmintError(f"{name} must lie in [0, 1], not {getattr(config, name)}")
+    Raises:
+        AugmintError: naming the field.
+    """
+    for name in ("synthetic_probability", "randomisation_probability", "mix_lambda"):
+        value = getattr(config, name)
+        if value is not None and not 0 <= value <= 1:
+            raise AugmintError(f"{name} must lie in [0, 1], not {value}")
     if config.steps < 1 or config.batch_size < 1:
         raise AugmintError(
             f"a fit needs at least 1 step and 1 sample in a batch, got steps {config.steps} and "
             f"batch_size {config.batch_size}"
         )
-    for name, samples in (("real", real), ("synthetic", synthetic), ("validation", validation)):
-        if samples is None:
-            continue
-        if not len(samples.images):
-            raise AugmintError(f"there are no {name} samples to fit a segmenter on; give some")
-        if samples.images.shape[1:] != real.images.shape[1:]:
-            raise AugmintError(
-                f"{name} samples have shape {tuple(samples.images.shape[1:])}, real ones "
-                f"{tuple(real.images.shape[1:])}; bring both onto one working grid"
-            )
-        if int(samples.masks.max()) >= num_classes:
-            raise AugmintError(
-                f"the masks of the {name} samples hold class {int(samples.masks.max())}, but there "
-                f"are {num_classes} classes (255 marks an unlabelled case); leave unlabelled cases "
-                "out, or correct the labels"
-            )
+    if config.patch < 1:
+        raise AugmintError(f"patch, the side of a patch, is at least 1 pixel, not {config.patch}")
+    if config.mix == "sample" and config.mix_with != "synthetic":
+        raise AugmintError(
+            f"mix_with {config.mix_with} needs two views of a sample, and mix is sample; set mix "
+            "to image, logit or loss"
+        )
+    if config.mix != "sample" and config.randomisation_probability:
+        raise AugmintError(
+            f"mix {config.mix} needs two views under one mask, and randomised images have warped "
+            "masks; set randomisation_probability to 0, or mix to sample"
+        )
+
+
+def _drawer(
+    config: SegmenterConfig,
+    real: Samples,
+    synthetic: Samples | None,
+    num_classes: int,
+    device: torch.device | str,
+) -> Callable[[Generator], tuple[list[Tensor], Tensor, Tensor]]:
+    """Draws a batch: its views, one or two, their mask and the annotated classes."""
+    made = None if config.mix_with == "augmented" else synthetic
+    stocks = [Stock(s, num_classes, device) for s in (real, made) if s is not None]
+    size = config.batch_size
+    if config.mixing is None:
+        return lambda generator: draw_samples(stocks, size, config.synthetic_share, generator)
+    pairs = partners(real, made)
+    return lambda generator: draw_pairs(stocks, pairs, size, generator)
 
 
 @dataclass

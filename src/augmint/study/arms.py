@@ -103,6 +103,7 @@ def _read_rules(rules: str, base: Path) -> Rules:
 
 def _faults_of(study: Study, name: str, networks: list[str]) -> list[str]:
     from augmint.methods import build_method
+    from augmint.segmentation.samples import NO_SYNTHETIC
 
     try:
         arm = study.arm(name)
@@ -119,9 +120,16 @@ def _faults_of(study: Study, name: str, networks: list[str]) -> list[str]:
             found.append(str(error))
     for network in networks:
         try:
-            _configured(study, name, network)
+            config = _configured(study, name, network)
         except AugmintError as error:
             found.append(str(error))
+            continue
+        if config.needs_synthetic and generator is None:
+            found.append(NO_SYNTHETIC)
+        if config.mix_with == "augmented" and generator is not None:
+            found.append(
+                "mix_with augmented mixes real images with themselves; leave synthetic out"
+            )
     return list(dict.fromkeys(found))
 
 

@@ -44,11 +44,11 @@ def estimate_study(file: Path | str, *, device: str, talk: Talk) -> dict[str, An
 def hours_of(plan: Plan, *, device: str, talk: Talk) -> dict[str, Any]:
     """How many units there are, and the hours they take one after the other.
 
-    One unit of each method, settings and gates, and of each network and width, is measured: the one
-    with the most patients. Of the others, fits scale with their steps, synthetic cases with their
-    patients and copies, and the search for copies with all their cases. A calibration lasts as long
-    as that of the fit that is measured. An evaluation counts as a third of a training step for each
-    of its images. Reading a dataset is not counted.
+    One unit of each method, settings and gates, and of each network, width and number of passes,
+    is measured: the one with the most patients. Of the others, fits scale with their steps,
+    synthetic cases with their patients and copies, and the search for copies with all their cases.
+    A calibration lasts as long as that of the fit that is measured. An evaluation counts as a third
+    of a training step for each of its images. Reading a dataset is not counted.
     """
     minutes = {"generate": 0.0, "train": 0.0, "evaluate": 0.0}
     for units in _alike(plan, "generate", _generator):
@@ -78,7 +78,13 @@ def _generator(a: Mapping[str, Any]) -> str:
 
 
 def _segmenter(a: Mapping[str, Any]) -> str:
-    return f"{a['settings']['network']} {a['settings']['width']}"
+    passes = f" {_passes(a)} passes" * (_passes(a) > 1)
+    return f"{a['settings']['network']} {a['settings']['width']}{passes}"
+
+
+def _passes(a: Mapping[str, Any]) -> int:
+    """Forward passes of a sample in a training step."""
+    return 2 if a["settings"].get("mix") in ("logit", "loss") else 1
 
 
 def _alike(
@@ -131,7 +137,7 @@ def _trainings(
         segmenter_config(sizes, one["dims"], unit["seed"], unit["settings"]) for unit in units
     ]
     steps = sum(config.steps for config in configs)
-    return step * steps, Speed(step / configs[0].batch_size / 3, one["dims"])
+    return step * steps, Speed(step / configs[0].batch_size / 3 / _passes(a), one["dims"])
 
 
 def _shifts(

@@ -29,7 +29,7 @@ from augmint.study.function import (
 )
 from augmint.study.record import versions_of
 from augmint.study.results import Place, Table, collect, write_csv
-from augmint.study.spec import Study
+from augmint.study.spec import Arm, Study
 from augmint.study.units import Plan
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _arms_table(study: Study) -> list[list[str]]:
             made = (
                 f"{arm.synthetic.method}, {arm.synthetic.copies} per case"
                 f"{'' if arm.synthetic.filtered else ', rejected ones too'}, "
-                f"{arm.synthetic_probability:.0%} of samples"
+                f"{_synthetic_share(arm)}"
             )
         if arm.adapt is not None:
             made += f"; test images shifted by {arm.adapt.method} {json.dumps(arm.adapt.settings)}"
@@ -181,6 +181,14 @@ def _arms_table(study: Study) -> list[list[str]]:
         settings |= {k: True for k in ("largest_component", "sliding") if getattr(arm, k)}
         rows.append([called(study, name) + role, arm.augmentation, made, json.dumps(settings)])
     return rows
+
+
+def _synthetic_share(arm: Arm) -> str:
+    """How much of the training is synthetic, in words."""
+    told = {"image": "patches", "logit": "patches", "loss": "the loss"}
+    real = arm.settings.get("mix_lambda")
+    share = arm.synthetic_probability if real is None else 1 - float(real)
+    return f"{share:.0%} of {told.get(arm.settings.get('mix', ''), 'samples')}"
 
 
 def _design(study: Study, plan: Plan) -> str:

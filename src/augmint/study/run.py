@@ -202,13 +202,15 @@ def _train(unit: Unit, folder: Path, place: Path, device: str, talk: Talk) -> No
     from augmint.segment import segment
 
     a = unit.arguments
+    settings = a["settings"]
     made = None if a["synthetic"] is None else folder / f"units/generate_{a['synthetic']}"
     if made is not None and not a["unfiltered"] and not any(_accepted(made)):
-        made = None
+        # Nothing is left to be mixed with.
+        made, settings = None, {k: v for k, v in settings.items() if k != "mix"}
         talk.say(f"{unit.title}: {ALONE}")
     segment(
         open_part(a), place, made, patients=a["patients"], preset=a["preset"],
-        settings=a["settings"], dims=a["dims"], seed=a["seed"], unfiltered=a["unfiltered"],
+        settings=settings, dims=a["dims"], seed=a["seed"], unfiltered=a["unfiltered"],
         device=device, resume=True, talk=talk,
     )  # fmt: skip
 
